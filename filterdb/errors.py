@@ -1,0 +1,69 @@
+"""Every error filterdb raises on purpose.
+
+    FilterdbError
+    ├── InvalidArgument   a value that cannot mean anything here
+    ├── NotFound          no model, layer, filter, bank, query or parameter of that name
+    ├── SourceError       a checkpoint that cannot be read, or holds what must not be stored
+    │   └── HubError      a hub that did not answer, refused, or sent something else than promised
+    ├── BankError         a bank that cannot be made, read or scaled to a size
+    ├── QueryError        SQL that does not parse, does not run, or would write
+    └── StoreError        a database that is missing, damaged or busy
+
+Each message is one line: what went wrong, what was got, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FilterdbError(Exception):
+    """The base of all errors that are the user's to mend; the command line prints it as one line and exits with 1."""
+
+
+class InvalidArgument(FilterdbError, ValueError):
+    """A value that cannot mean anything here."""
+
+
+class NotFound(FilterdbError, LookupError):
+    """No thing of that name; the message lists the near misses."""
+
+
+class SourceError(FilterdbError):
+    """A checkpoint that cannot be read, or that holds what must not be stored."""
+
+
+class HubError(SourceError):
+    """A hub that did not answer, refused, or sent something else than promised."""
+
+
+class BankError(FilterdbError):
+    """A bank that cannot be made, read or scaled to a kernel size."""
+
+
+class QueryError(FilterdbError):
+    """SQL that does not parse, does not run, or would write."""
+
+
+class StoreError(FilterdbError):
+    """A database that is missing, damaged or busy."""
+
+
+def not_found(kind: str, name: str, known: Iterable[str], *, advice: str = "") -> NotFound:
+    """The error for an unknown name: near misses first, then what there is.
+
+    >>> print(not_found("bank", "gredy8", ["greedy8", "dog"]))
+    No bank "gredy8". Did you mean "greedy8"? There are: dog, greedy8.
+    """
+    names = sorted(set(known))
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    text = f'No {kind} "{name}".'
+    if near:
+        text += " Did you mean " + " or ".join(f'"{match}"' for match in near) + "?"
+    if names:
+        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        text += f" There are: {shown}."
+    else:
+        text += " There are none."
+    return NotFound(f"{text} {advice}".strip())

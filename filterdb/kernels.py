@@ -1,7 +1,7 @@
 """The arithmetic of kernels as points on a hyperplane: centre, scale, fit.
 
 A kernel of k_h x k_w taps is a row of d = k_h * k_w numbers, row-major, as torch stores it. Centred and scaled to unit length it
-lies on the unit sphere of the hyperplane 1'r = 0; the Pearson correlation of two kernels is the inner product of those two points.
+lies on the unit sphere of the hyperplane 1'r = 0; the Pearson correlation of two kernels is the inner product of these points.
 Nearest template, similarity, clustering and replacement all stand on this file.
 """
 

@@ -30,7 +30,7 @@ class Layer:
     stride: Pair | None = None
     dilation: Pair | None = None
     padding: Pair | Literal["same"] | None = None
-    """Rows and columns added on each side; "same" where it is computed from the input at run time (Conv2dSame, padding="same")."""
+    """Rows and columns added on each side; "same" where the input decides at run time (Conv2dSame, padding="same")."""
     padding_mode: str | None = None
     stage: int | None = None
     """0-based stage of the network, read from the module name where it says one."""

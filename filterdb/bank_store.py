@@ -1,0 +1,100 @@
+"""The banks of a database: those that ship with filterdb, and those its user imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filterdb import banks, schema
+from filterdb.banks import Bank
+from filterdb.errors import BankError, InvalidArgument, not_found
+from filterdb.store import Collection
+
+
+class BankStore:
+    """Banks by name. The shipped ones cannot be replaced; the imported ones are the collection ``banks``, ``templates``."""
+
+    def __init__(self, root: Path):
+        self.collection = Collection(root, {"banks": schema.BANKS, "templates": schema.TEMPLATES})
+
+    def names(self) -> list[str]:
+        """Shipped banks, then imported ones."""
+        return [*banks.shipped(), *sorted(self.imported())]
+
+    def load(self, name: str, size: str | int | None = None, **options: Any) -> Bank:
+        """A bank by name, at its own size or scaled to another."""
+        if name in banks.shipped():
+            return banks.load(name, size=size, **options)
+        imported = self.imported()
+        if name not in imported:
+            raise not_found("bank", name, self.names())
+        if options:
+            raise InvalidArgument(f'The bank "{name}" was imported: it has no option {min(options)}.')
+        return imported[name] if size is None else imported[name].at(size)
+
+    def put(self, bank: Bank) -> None:
+        """Keep a bank, replacing an imported one of its name."""
+        if bank.name in banks.shipped():
+            raise BankError(f'The name "{bank.name}" belongs to a bank that ships with filterdb. Give another with --name.')
+        with self.collection.stage() as stage:
+            stage.write("banks", [_heads([(bank, False)])], schema.BANKS)
+            stage.write("templates", [_templates(bank)], schema.TEMPLATES)
+            stage.commit(bank.name)
+
+    def remove(self, name: str) -> None:
+        """Remove an imported bank."""
+        if name in banks.shipped():
+            raise BankError(f'The bank "{name}" ships with filterdb and cannot be removed.')
+        if not self.collection.remove(name):
+            raise not_found("bank", name, self.imported(), advice="Only imported banks can be removed.")
+
+    def imported(self) -> dict[str, Bank]:
+        """The imported banks by name."""
+        snapshot = self.collection.snapshot()
+        found = {}
+        for heads, rows in zip(
+            self.collection.files("banks", snapshot), self.collection.files("templates", snapshot), strict=True
+        ):
+            head = pq.read_table(heads, partitioning=None).to_pylist()[0]
+            table = pq.read_table(rows, partitioning=None).sort_by("number").to_pylist()
+            kernels = np.array([row["kernel"] for row in table], np.float32)
+            found[head["bank"]] = Bank(
+                name=head["bank"],
+                names=[row["template"] for row in table],
+                labels=[row["label"] for row in table],
+                templates=kernels.reshape(len(table), head["kernel_h"], head["kernel_w"]),
+                citation=head["citation"] or "",
+                made_by=head["made_by"] or "",
+            )
+        return found
+
+    def tables(self) -> dict[str, pa.Table]:
+        """``banks`` and ``templates`` as SQL sees them: all banks at their own size."""
+        every = [(banks.load(name), True) for name in banks.shipped()] + [(bank, False) for bank in self.imported().values()]
+        return {"banks": _heads(every), "templates": pa.concat_tables([_templates(bank) for bank, _ in every])}
+
+
+def _heads(every: list[tuple[Bank, bool]]) -> pa.Table:
+    rows = [
+        {
+            "bank": bank.name, "kernel_h": bank.kernel_h, "kernel_w": bank.kernel_w, "size": bank.size, "templates": len(bank),
+            "citation": bank.citation, "made_by": bank.made_by, "scalable": shipped, "shipped": shipped,
+        }
+        for bank, shipped in every
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema.BANKS)
+
+
+def _templates(bank: Bank) -> pa.Table:
+    rows = [
+        {
+            "bank": bank.name, "template": name, "number": number, "label": label, "size": bank.size, "kernel_h": bank.kernel_h,
+            "kernel_w": bank.kernel_w, "kernel": bank.templates[number].ravel(),
+        }
+        for number, (name, label) in enumerate(zip(bank.names, bank.labels, strict=True))
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema.TEMPLATES)

@@ -1,0 +1,368 @@
+"""The commands of filterdb. Heavy libraries are imported inside the commands: ``--help`` loads none of them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from filterdb.cli.output import Format, console, print_json, write_rows
+from filterdb.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from filterdb.database import Database
+
+app = typer.Typer(
+    help="A database of the depthwise kernels of trained vision models: ingest, SQL, nearest templates, similar kernels.",
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
+)  # fmt: skip
+bank_app = typer.Typer(help="Banks of templates: list, show, import, export, remove.", no_args_is_help=True)
+app.add_typer(bank_app, name="bank")
+
+Db = Annotated[
+    Path | None, typer.Option("--db", help="Database folder. Default: $FILTERDB_PATH, else ./filters.", show_default=False)
+]
+AsOf = Annotated[str | None, typer.Option(help="Look at an older version: its number, or a UTC time such as 2026-03-01T12:00.")]
+Form = Annotated[Format, typer.Option("--format", help="How rows are written.")]
+Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+Out = Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")]
+Limit = Annotated[int, typer.Option(min=1, help="Rows of a table at most; the other formats write all.")]
+Param = Annotated[list[str] | None, typer.Option(help="A parameter of the query, NAME=VALUE. Repeatable.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Only this model, or glob. Repeatable.")]
+Size = Annotated[str | None, typer.Option(help="Kernel size, rows x columns, such as 7x7.")]
+
+
+def _database(db: Path | None, as_of: str | None = None) -> Database:
+    from filterdb.database import Database
+
+    return Database(db, as_of=as_of)
+
+
+def _assignments(pairs: list[str] | None) -> dict[str, str]:
+    values = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidArgument(f'--param "{pair}" has no value. Write NAME=VALUE.')
+        values[name.removeprefix("$")] = value
+    return values
+
+
+@app.callback(invoke_without_command=True)
+def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Print the version if asked."""
+    if version:
+        from filterdb import __version__
+
+        print(f"filterdb {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def ingest(
+    sources: Annotated[list[str], typer.Argument(help="timm:NAME, timm:GLOB, hf:REPO, torchvision:NAME, a file, or a recipe.")],
+    db: Db = None,
+    name: Annotated[str | None, typer.Option(help="The model's name. Default: timm's arch.tag, or the file's stem.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="What the weights were trained on.")] = None,
+    pretrain_dataset: Annotated[str | None, typer.Option(help="What they were trained on before that.")] = None,
+    step: Annotated[int | None, typer.Option(help="Training step of the checkpoint.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    top1: Annotated[float | None, typer.Option(help="Top-1 accuracy in percent.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="timm architecture of a checkpoint file: gives strides, stages …")
+    ] = None,
+    architecture_arg: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for timm.create_model (JSON values). Repeatable.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Of two weight sets in one file: auto (EMA if there is one), ema or raw.")
+    ] = "auto",
+    pointwise: Annotated[bool, typer.Option("--pointwise", help="Also store 1x1 depthwise layers.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Models worked on at a time.")] = 4,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave models alone that are already there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ingest the depthwise kernels of models. Ingesting a model again replaces it."""
+    from filterdb import pipeline
+    from filterdb.cli.progress import IngestProgress
+
+    if weights not in ("auto", "ema", "raw"):
+        raise InvalidArgument(f'--weights "{weights}" is not auto, ema or raw.')
+    with IngestProgress(quiet=as_json) as reporter:
+        outcomes = _database(db).ingest(
+            *sources, jobs=jobs, skip_existing=skip_existing, reporter=reporter, name=name, dataset=dataset,
+            pretrain_dataset=pretrain_dataset, step=step, licence=licence, top1=top1, architecture=architecture,
+            architecture_args=_arguments(architecture_arg), weights=weights, pointwise=pointwise,
+        )  # fmt: skip
+    failed = pipeline.failures(outcomes)
+    if as_json:
+        print_json([asdict(outcome) for outcome in outcomes])
+    else:
+        stored = [outcome for outcome in outcomes if outcome.status in ("ingested", "replaced")]
+        skipped = len(outcomes) - len(stored) - len(failed)
+        print(
+            f"{len(stored)} models with {sum(o.filters for o in stored):,} kernels stored"
+            + (f", {skipped} skipped" if skipped else "") + (f", {len(failed)} failed" if failed else "")
+        )  # fmt: skip
+        if failed and len(outcomes) > 1:
+            for outcome in failed:
+                print(f"failed: {outcome.source}: {outcome.error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _arguments(pairs: list[str] | None) -> dict[str, Any]:
+    import json
+
+    values = {}
+    for name, text in _assignments(pairs).items():
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help='The statement, or "-" to read it from standard input.')],
+    db: Db = None, param: Param = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 40,
+    as_of: AsOf = None,
+) -> None:  # fmt: skip
+    """Run one read-only SQL statement over models, layers, filters, filters_7x7 …, banks, templates."""
+    from filterdb.named_queries import value
+
+    text = sys.stdin.read() if query == "-" else query
+    parameters = {name: value(given) for name, given in _assignments(param).items()}
+    relation = _database(db, as_of).sql(text, **parameters)
+    write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def query(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="The query; without it, all are listed.")] = None,
+    db: Db = None, param: Param = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 40,
+    as_of: AsOf = None,
+) -> None:  # fmt: skip
+    """Ask a named question; its parameters are flags, such as --size 7x7. Without a name, list the questions."""
+    from filterdb import named_queries
+
+    if name is None:
+        questions = [named_queries.load(one) for one in named_queries.names()]
+        if as_json or form is Format.json:
+            return print_json([{k: v for k, v in asdict(q).items() if k != "sql"} for q in questions])
+        for question in questions:
+            flags = " ".join(f"--{p.name} {p.default or p.name.upper()}" for p in question.parameters)
+            print(f"{question.name:<15} {question.title}" + (f"  [{flags}]" if flags else ""))
+        return None
+    relation = _database(db, as_of).query(name, **_flags(context.args), **_assignments(param))
+    write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
+
+
+def _flags(arguments: list[str]) -> dict[str, str]:
+    """``--size 7x7 --model=a`` as a mapping."""
+    values, rest = {}, list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise typer.BadParameter(f'"{flag}" is not a flag. Write --NAME VALUE.')
+        flag, equals, value = flag.removeprefix("--").partition("=")
+        if not equals:
+            if not rest:
+                raise typer.BadParameter(f"--{flag} needs a value.")
+            value = rest.pop(0)
+        values[flag.replace("-", "_")] = value
+    return values
+
+
+@app.command()
+def nearest(
+    bank: Annotated[str, typer.Option(help="The bank whose templates to match.")] = "greedy8",
+    db: Db = None,
+    model: Models = None,
+    layer: Annotated[str | None, typer.Option(help="Only layers of this name or glob.")] = None,
+    size: Size = None,
+    signed: Annotated[bool, typer.Option("--signed", help="Only positive gains count.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="One row for each template instead of one for each kernel.")] = False,
+    form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 20, as_of: AsOf = None,
+) -> None:  # fmt: skip
+    """For each kernel, the template of a bank that comes closest as gain * template + offset."""
+    import pyarrow as pa
+
+    database = _database(db, as_of)
+    if summary:
+        reader = database.nearest_summary(bank, model=model, layer=layer, size=size, signed=signed).to_arrow_reader()
+    else:
+        from filterdb.nearest import SCHEMA
+
+        batches = database.nearest_batches(bank, model=model, layer=layer, size=size, signed=signed)
+        reader = pa.RecordBatchReader.from_batches(SCHEMA, batches)
+    write_rows(reader, Format.json if as_json else form, out, limit)
+
+
+@app.command()
+def similar(
+    filter: Annotated[str, typer.Argument(help="A filter_id, or MODEL:LAYER:CHANNEL.")],
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many neighbours.")] = 10,
+    db: Db = None,
+    model: Models = None,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Inverted kernels count too.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Search by brute force, not by the index.")] = False,
+    form: Form = Format.table, as_json: Json = False, out: Out = None, as_of: AsOf = None,
+) -> None:  # fmt: skip
+    """The kernels most like a filter, by Pearson correlation."""
+    relation = _database(db, as_of).similar(filter, k, model=model, signed=not unsigned, exact=True if exact else None)
+    write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, k)
+
+
+@app.command()
+def remove(models: Annotated[list[str], typer.Argument(help="The models to remove.")], db: Db = None) -> None:
+    """Remove models. Their files stay for --as-of until `filterdb verify --vacuum`."""
+    database = _database(db)
+    for model in models:
+        database.remove(model)
+        print(f"removed {model}")
+
+
+@app.command()
+def verify(
+    db: Db = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove damaged models and what killed writers left.")] = False,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="Forget old versions and free their space.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every count, hash and number against the files."""
+    from rich.progress import Progress
+
+    database = _database(db)
+    with Progress(console=console(), disable=as_json or not sys.stdout.isatty(), transient=True) as bar:
+        task = bar.add_task("verifying", total=None)
+        report = database.verify(repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    freed = database.vacuum() if vacuum else 0
+    if as_json:
+        print_json(asdict(report) | {"ok": report.ok, "freed_bytes": freed})
+    else:
+        for problem in report.problems + report.leftovers:
+            print(("repaired: " if report.repaired else "problem: ") + problem)
+        verdict = "all is well" if not (report.problems or report.leftovers) else "repaired" if report.repaired else "not well"
+        print(
+            f"{report.models} models, {report.filters:,} filters checked: {verdict}"
+            + (f"; {freed:,} bytes freed" if vacuum else "")
+        )
+        if not report.ok:
+            print("Run filterdb verify --repair: it removes damaged models, which can then be ingested again.")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    db: Db = None, as_of: AsOf = None, as_json: Json = False,
+    versions: Annotated[bool, typer.Option("--versions", help="List the versions, newest first.")] = False,
+) -> None:  # fmt: skip
+    """What a database holds: counts, sizes, bytes, banks, versions."""
+    database = _database(db, as_of)
+    if versions:
+        history = database.history()
+        if as_json:
+            return print_json(history)
+        for entry in history:
+            print(
+                f"{entry['version']:>6}  {entry['time']:%Y-%m-%d %H:%M:%S}  {entry['operation']} {entry['name'] or ''}".rstrip()
+            )
+        return None
+    found = database.info()
+    if as_json:
+        return print_json(asdict(found))
+    when = f", {found.time:%Y-%m-%d %H:%M:%S} UTC" if found.time else ""
+    print(f"{found.path}\nversion {found.version}{when}")
+    print(
+        f"{found.models:,} models, {found.layers:,} layers, {found.filters:,} filters ({found.dead:,} dead), "
+        f"{found.bytes / 1e6:,.1f} MB"
+    )
+    for name, count in found.sizes.items():
+        print(f"  {name:>7}  {count:>12,}")
+    print("banks: " + ", ".join(found.banks))
+    return None
+
+
+@bank_app.command("list")
+def bank_list(db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None) -> None:
+    """All banks: those that ship and those imported here."""
+    relation = _database(db).sql("SELECT bank, size, templates, shipped, made_by FROM banks ORDER BY NOT shipped, bank")
+    write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 1000)
+
+
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="NAME=VALUE of the bank, such as seed=1 or method=D2. Repeatable.")
+]
+
+
+@bank_app.command("show")
+def bank_show(name: str, size: Size = None, option: Options = None, db: Db = None, as_json: Json = False) -> None:
+    """A bank's templates in numbers, with labels, citation and how it was made."""
+    bank = _database(db).bank(name, size=size, **_arguments(option))
+    if as_json:
+        return print_json(
+            {
+                "name": bank.name, "size": bank.size, "names": bank.names, "labels": bank.labels, "citation": bank.citation,
+                "made_by": bank.made_by, "templates": bank.templates.tolist(),
+            }
+        )  # fmt: skip
+    print(f"{bank.name}: {len(bank)} templates of {bank.size}")
+    print(f"made by: {bank.made_by or 'unknown'}\ncite: {bank.citation or 'nothing given'}")
+    for title, label, template in zip(bank.names, bank.labels, bank.templates, strict=True):
+        print(f"\n{title}" + (f": {label}" if label else ""))
+        for row in template:
+            print(" ".join(f"{tap:+.4f}" for tap in row))
+    return None
+
+
+@bank_app.command("import")
+def bank_import(
+    file: Annotated[
+        Path, typer.Argument(help="npy (m, k, k), csv (a template per row), txt (blocks of rows) or an exported json.")
+    ],
+    name: Annotated[str | None, typer.Option(help="The bank's name. Default: the file's stem.")] = None,
+    size: Size = None,
+    citation: Annotated[str, typer.Option(help="What to cite for it.")] = "",
+    db: Db = None,
+) -> None:
+    """Bring a bank of your own."""
+    bank = _database(db).import_bank(file, name=name, size=size, citation=citation)
+    print(f"imported {bank.name}: {len(bank)} templates of {bank.size}")
+
+
+@bank_app.command("export")
+def bank_export(
+    name: str,
+    file: Annotated[Path, typer.Argument(help="npy, csv, txt or json, by the suffix.")],
+    size: Size = None, option: Options = None, db: Db = None,
+) -> None:  # fmt: skip
+    """Write a bank to a file."""
+    from filterdb import banks
+
+    bank = _database(db).bank(name, size=size, **_arguments(option))
+    banks.write(bank, file)
+    print(f"wrote {len(bank)} templates of {bank.size} to {file}")
+
+
+@bank_app.command("remove")
+def bank_remove(name: str, db: Db = None) -> None:
+    """Remove an imported bank."""
+    _database(db).remove_bank(name)
+    print(f"removed {name}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the demo database and picture go.")] = Path("filterdb-demo"),
+) -> None:
+    """The whole of filterdb in a few seconds, offline, on a network that this project trained."""
+    from filterdb.cli.demo import run
+
+    run(out)

@@ -1,0 +1,128 @@
+"""Printing rows: as a table for people, as CSV, JSON or Parquet for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from filterdb.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import Console
+
+PIPED_WIDTH = 160
+
+
+class Format(StrEnum):
+    """How rows are written."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+def console() -> Console:
+    """The console for people: as wide as the terminal; wide enough not to wrap where there is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=False)
+
+
+def write_rows(reader: pa.RecordBatchReader, form: Format, out: Path | None, limit: int) -> None:
+    """Write rows as they come; only the table stops, after ``limit`` rows."""
+    if form is Format.parquet:
+        if out is None:
+            raise InvalidArgument("Parquet is binary: name a file with --out FILE.parquet.")
+        return _write_parquet(reader, out)
+    if out is None:
+        return _write_text(reader, form, sys.stdout, limit)
+    partial = out.with_name(out.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        _write_text(reader, form, file, limit)
+    partial.replace(out)
+
+
+def _write_parquet(reader: pa.RecordBatchReader, out: Path) -> None:
+    import pyarrow.parquet as pq
+
+    partial = out.with_name(out.name + ".partial")
+    with pq.ParquetWriter(partial, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+    partial.replace(out)
+
+
+def _write_text(reader: pa.RecordBatchReader, form: Format, file: IO[str], limit: int) -> None:
+    names = reader.schema.names
+    rows = (row for batch in reader for row in batch.to_pylist())
+    if form is Format.json:
+        _write_json(rows, file)
+    elif form is Format.csv:
+        import csv
+
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([json.dumps(row[n]) if isinstance(row[n], list) else row[n] for n in names] for row in rows)
+    else:
+        _write_table(names, rows, file, limit)
+
+
+def _write_json(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
+    """An array with one object to a line, written as the rows come."""
+    separator = "[\n"
+    for row in rows:
+        file.write(separator + json.dumps(row, default=str, allow_nan=False))
+        separator = ",\n"
+    file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _write_table(names: list[str], rows: Iterator[dict[str, Any]], file: IO[str], limit: int) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown: list[dict[str, Any]] = []
+    more = False
+    for row in rows:
+        if len(shown) == limit:
+            more = True
+            break
+        shown.append(row)
+    for name in names:
+        numbers = all(
+            isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in shown if row[name] is not None
+        )
+        table.add_column(name, justify="right" if numbers and shown else "left", overflow="fold")
+    for row in shown:
+        # Text, not str: a model named "[red]" is data, not markup.
+        table.add_row(*(Text(cell(row[name])) for name in names))
+    target = console()
+    target.file = file
+    target.print(table)
+    if more:
+        target.print(
+            f"The first {limit} rows. For all: --limit N, or --format csv, json or parquet with --out FILE.", style="dim"
+        )
+
+
+def cell(value: Any) -> str:
+    """A value as a person wants to read it."""
+    if value is None:
+        return "·"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and len(value) > 4:
+        return "[" + ", ".join(cell(item) for item in value[:3]) + f", … {len(value)}]"
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document for programs."""
+    print(json.dumps(value, default=str, indent=2, allow_nan=False))

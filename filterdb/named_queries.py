@@ -1,0 +1,91 @@
+"""Named queries: each ``queries/NAME.sql`` is a question. Its leading comment is its help, its $parameters are its flags.
+
+-- What the query answers, in one line.
+-- More about it, if need be.
+-- $size = 7x7: rows x columns of the kernels
+-- $model: a parameter without a default must be given
+SELECT …
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from filterdb.errors import InvalidArgument, not_found
+from filterdb.share import folder
+
+_PARAMETER = re.compile(r"\$(?P<name>\w+)(?:\s*=\s*(?P<default>[^:]*?))?\s*:\s*(?P<help>.*)")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a named query; ``default`` None means that it must be given."""
+
+    name: str
+    help: str
+    default: str | None
+
+
+@dataclass(frozen=True)
+class NamedQuery:
+    """A question with a name."""
+
+    name: str
+    title: str
+    """The first line of the help."""
+    help: str
+    parameters: tuple[Parameter, ...]
+    sql: str
+
+    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of all parameters: those given, and the defaults of the others."""
+        known = {parameter.name: parameter for parameter in self.parameters}
+        for name in given:
+            if name not in known:
+                raise not_found(f"parameter of the query {self.name}", name, known)
+        values = {name: given.get(name, parameter.default) for name, parameter in known.items()}
+        if missing := [name for name, value in values.items() if value is None]:
+            flags = " ".join(f"--{name} …" for name in missing)
+            raise InvalidArgument(f"The query {self.name} needs {', '.join(missing)}: add {flags}.")
+        return {name: value(given) for name, given in values.items()}
+
+
+def value(text: Any) -> Any:
+    """Flags and defaults are text; what looks like a number is one."""
+    if isinstance(text, str):
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def names() -> list[str]:
+    """The names of all queries."""
+    return sorted(path.stem for path in folder("queries").glob("*.sql"))
+
+
+def load(name: str) -> NamedQuery:
+    """The query of that name.
+
+    Raises:
+        NotFound: there is none; the message lists the near misses.
+    """
+    path = folder("queries") / f"{name}.sql"
+    if name not in names():
+        raise not_found("query", name, names())
+    text = path.read_text(encoding="utf-8")
+    comment, parameters = [], []
+    for line in text.splitlines():
+        if not line.startswith("--"):
+            break
+        line = line.removeprefix("--").strip()
+        if match := _PARAMETER.fullmatch(line):
+            parameters.append(Parameter(match["name"], match["help"], match["default"]))
+        else:
+            comment.append(line)
+    return NamedQuery(name, comment[0], "\n".join(comment), tuple(parameters), text)

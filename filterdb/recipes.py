@@ -1,0 +1,107 @@
+"""Recipes: named lists of sources with their facts, written as TOML.
+
+    title = "What it is, in a line"
+    citation = "Where the list comes from"
+    dataset = "imagenet-1k"            # a fact at the top holds for every model of the recipe
+
+    [[models]]
+    source = "timm:convnextv2_*"       # anything `filterdb ingest` takes, globs too
+    top1 = 84.9                        # any fact of one model
+
+Recipes ship in ``ingest/``; a path to a .toml file is a recipe of one's own. A source that is a path is taken relative to the
+recipe's file, and where there is none, relative to the folder that holds ``ingest/`` and ``data/``.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from filterdb.errors import InvalidArgument, not_found
+from filterdb.share import folder
+
+FACTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    {
+        "name": (str,), "dataset": (str,), "pretrain_dataset": (str,), "step": (int,), "licence": (str,), "top1": (int, float),
+        "architecture": (str,), "architecture_args": (dict,), "weights": (str,), "pointwise": (bool,),
+    }
+)  # fmt: skip
+"""What a recipe may say of a model (the fields of ``filterdb.sources.Options``), and the types each takes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a recipe."""
+
+    source: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named list of sources."""
+
+    name: str
+    title: str
+    citation: str
+    entries: list[Entry]
+
+
+def names() -> list[str]:
+    """The names of the recipes that ship."""
+    return sorted(path.stem for path in folder("ingest").glob("*.toml"))
+
+
+def load(name: str | os.PathLike[str]) -> Recipe:
+    """A recipe by its name, or by the path of a .toml file."""
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return _parse(path)
+    if str(name) not in names():
+        raise not_found("recipe", str(name), names(), advice="A path to a .toml file is a recipe of your own.")
+    return _parse(folder("ingest") / f"{name}.toml")
+
+
+def _parse(path: Path) -> Recipe:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InvalidArgument(f"The recipe {path.name} cannot be read: {error}. Mend the file.") from error
+    models = table.pop("models", None)
+    if not isinstance(models, list) or not models or not all(isinstance(row, dict) for row in models):
+        raise InvalidArgument(f"The recipe {path.name} lists no models. Add [[models]] with source = ... for each.")
+    title, citation = str(table.pop("title", path.stem)), str(table.pop("citation", ""))
+    common = _facts(path, table)
+    entries: list[Entry] = []
+    for row in models:
+        source = row.pop("source", None)
+        if not isinstance(source, str) or not source:
+            raise InvalidArgument(f'Model {len(entries) + 1} of the recipe {path.name} has no source. Add source = "...".')
+        entries.append(Entry(_locate(source, path), {**common, **_facts(path, row)}))
+    return Recipe(path.stem, title, citation, entries)
+
+
+def _facts(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in table.items():
+        if key not in FACTS:
+            raise not_found(f"fact in the recipe {path.name} named", key, FACTS)
+        if not isinstance(value, FACTS[key]) or (isinstance(value, bool) and bool not in FACTS[key]):
+            wanted = " or ".join(kind.__name__ for kind in FACTS[key])
+            raise InvalidArgument(f"{key} = {value!r} in the recipe {path.name} is not {wanted}. Mend the file.")
+    return dict(table)
+
+
+def _locate(source: str, recipe: Path) -> str:
+    """The source, with a relative path made whole."""
+    for base in (recipe.parent, folder("ingest").parent):
+        if (base / source).is_file():
+            return str(base / source)
+    # data/ lies beside ingest/ in a checkout and in the package alike; a file that is missing is named by where it should be
+    if source.startswith("data/"):
+        return str(folder("data") / source.removeprefix("data/"))
+    return source

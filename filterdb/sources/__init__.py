@@ -1,0 +1,130 @@
+"""Sources: everything that holds trained depthwise kernels, each turned into layers and a reader of their weights.
+
+    timm:NAME[.TAG]  timm:convnextv2_*       timm's pretrained models, and globs over them
+    hf:OWNER/NAME[@REVISION][/FILE]          a repository on the Hugging Face hub, or one file of it
+    torchvision:NAME[.WEIGHTS]               torchvision's pretrained models
+    a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .onnx
+    a recipe's name, or a .toml of one's own a list of sources with their facts
+    an nn.Module                             a network in memory (in Python)
+
+``resolve`` names the models of a source without opening them. Nothing here imports torch, timm or the hub's library before it
+is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filterdb import recipes
+from filterdb.errors import InvalidArgument, SourceError, not_found
+from filterdb.schema import Model, ModelFacts
+from filterdb.sources.options import Options, Pending, Progress
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Options", "Pending", "Progress", "resolve"]
+
+SCHEMES = ("timm", "hf", "torchvision")
+
+
+def resolve(source: str | os.PathLike[str] | nn.Module, options: Options | None = None) -> list[Pending]:
+    """The models that a source names. Recipes and globs give several; nothing is opened."""
+    options = options or Options()
+    found = _resolve(source, options)
+    if options.name is not None and len(found) > 1:
+        raise InvalidArgument(
+            f"One name ({options.name}) for the {len(found)} models of {source}. Leave the name out, or name one model."
+        )
+    return found
+
+
+def _resolve(source: str | os.PathLike[str] | nn.Module, options: Options) -> list[Pending]:
+    if not isinstance(source, str | os.PathLike):
+        return _from_module(source, options)
+    text = os.fspath(source)
+    path = Path(text)
+    if _is(path, Path.is_file):  # a file may be called a:b.pth, so it wins over a scheme
+        if path.suffix == ".toml":
+            return _from_recipe(text, options)
+        return [_from_path(path, options)]
+    scheme, colon, rest = text.partition(":")
+    if isinstance(source, str) and colon and scheme in SCHEMES:
+        if not rest:
+            raise InvalidArgument(f'"{text}" names no model. Write {scheme}:NAME.')
+        return _from_scheme(scheme, rest, options)
+    if text in recipes.names():
+        return _from_recipe(text, options)
+    if _is(path, Path.is_dir):
+        raise SourceError(f"{text} is a folder. Give the files in it: {text.rstrip('/')}/*.safetensors")
+    if colon and scheme.isalnum() and len(scheme) > 1 and "/" not in scheme:
+        raise not_found("kind of source called", scheme, SCHEMES, advice="A path or the name of a recipe is a source too.")
+    if path.suffix or len(path.parts) > 1:
+        raise SourceError(f"There is no file {text}. Give a path to a checkpoint, timm:NAME, hf:OWNER/NAME, or a recipe's name.")
+    raise not_found(
+        "recipe", text, recipes.names(), advice="A timm model is written timm:NAME, a hub's hf:OWNER/NAME, a file as its path."
+    )
+
+
+def _from_module(source: Any, options: Options) -> list[Pending]:
+    from torch import nn
+
+    if not isinstance(source, nn.Module):
+        raise InvalidArgument(
+            f"A {type(source).__name__} is not a source. Give a path, a name such as timm:NAME, or an nn.Module."
+        )
+    from filterdb.sources import module
+
+    return [module.pending(source, options)]
+
+
+def _from_scheme(scheme: str, rest: str, options: Options) -> list[Pending]:
+    if scheme == "timm":
+        from filterdb.sources import timm
+
+        return timm.pending(rest, options)
+    if scheme == "hf":
+        from filterdb.sources import hub
+
+        return hub.pending(rest, options)
+    from filterdb.sources import torchvision
+
+    return torchvision.pending(rest, options)
+
+
+def _from_recipe(name: str, options: Options) -> list[Pending]:
+    """All models of a recipe; what the user says wins over what the recipe says."""
+    plain = Options()
+    said = {
+        field.name: value for field in fields(Options) if (value := getattr(options, field.name)) != getattr(plain, field.name)
+    }
+    found: list[Pending] = []
+    for entry in recipes.load(name).entries:
+        if entry.source in recipes.names() or entry.source.endswith(".toml"):
+            raise InvalidArgument(f'The recipe {name} lists the recipe "{entry.source}". List its models instead.')
+        found += _resolve(entry.source, replace(plain, **{**entry.facts, **said}))
+    return found
+
+
+def _from_path(path: Path, options: Options) -> Pending:
+    from filterdb.sources import local
+
+    source, name = str(path), options.name or local.stem(path)
+
+    @contextlib.contextmanager
+    def open_(progress: Progress | None = None) -> Iterator[Model]:
+        yield local.open_file(path, name=name, what=path.name, facts=ModelFacts(source), options=options, progress=progress)
+
+    return Pending(source, name, open_)
+
+
+def _is(path: Path, test: Callable[[Path], bool]) -> bool:
+    try:
+        return test(path)
+    except (OSError, ValueError):  # a text too long for a path, or with a NUL in it
+        return False

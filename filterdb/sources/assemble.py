@@ -1,0 +1,93 @@
+"""A checkpoint and, where it is known, its network, put together into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from filterdb.errors import SourceError
+from filterdb.schema import Layer, Model, ModelFacts, Skipped
+from filterdb.sources import layers as read_layers
+from filterdb.sources.network import Network, fit_classes, match
+from filterdb.sources.options import Options
+from filterdb.sources.unwrap import unwrap
+
+UNKNOWN = "the architecture is not known: stride, dilation, padding and in_channels are null, and layers were told by shape"
+FLOATS = {
+    "F32": 4, "F16": 2, "BF16": 2, "F64": 8,
+    "torch.float32": 4, "torch.float16": 2, "torch.bfloat16": 2, "torch.float64": 8,
+}  # fmt: skip
+"""Number formats that kernels are read from, with their bytes."""
+
+
+class Checkpoint(Protocol):
+    """A file of tensors, opened and not yet read. A leaf of its tree is anything with a shape and a dtype."""
+
+    @property
+    def tree(self) -> Mapping[Any, Any]:
+        """What the file holds, as nested as it is."""
+
+    def cost(self, leaves: Sequence[Any]) -> int | None:
+        """Bytes moved in all when these leaves are read, header included."""
+
+    def read(self, leaves: Sequence[Any]) -> Iterator[NDArray[Any]]:
+        """The numbers of these leaves, in order, as float32 or float64 arrays of any layout."""
+
+
+def assemble(
+    checkpoint: Checkpoint, *, name: str, what: str, facts: ModelFacts, options: Options, network: Network | None = None
+) -> Model:
+    """The model in a checkpoint. ``what`` is the source in the words of an error message."""
+    state, notes = unwrap(checkpoint.tree, options.weights, what)
+    if empty := next((key for key, leaf in state.items() if len(leaf.shape) == 4 and 0 in leaf.shape), None):
+        raise SourceError(
+            f"{what}: {empty} has no elements, {tuple(state[empty].shape)}. Nothing was stored; give a whole checkpoint."
+        )
+    leaves: list[Any] | None = None
+    if network is not None:
+        network = fit_classes(network, state, pointwise=options.pointwise)
+        leaves, said = match(network, state, what)
+        notes += said
+    if network is not None and leaves is not None:
+        layers, skipped = network.layers, network.skipped
+        facts = replace(facts, params=network.params)
+    else:
+        layers, keys, skipped = read_layers.from_shapes(state, pointwise=options.pointwise)
+        leaves = [state[key] for key in keys]
+        notes.append(UNKNOWN)
+    refuse_empty(layers, skipped, what)
+    for layer, leaf in zip(layers, leaves, strict=True):
+        if str(leaf.dtype) not in FLOATS:
+            raise SourceError(
+                f"{what}: {layer.name} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
+            )
+    if any(FLOATS[str(leaf.dtype)] == 8 for leaf in leaves):
+        notes.append("stored as float64: precision was reduced to float32")
+    facts = options.facts(replace(facts, bytes_read=checkpoint.cost(leaves)))
+    return Model(name, facts, layers, lambda: kernels(checkpoint.read(leaves), layers, what), skipped, notes)
+
+
+def refuse_empty(layers: Sequence[Layer], skipped: Sequence[Skipped], what: str) -> None:
+    """Raise where there is nothing to store, and say what was left out."""
+    if not layers:
+        left = "".join(f"; left out {len(s.names)}: {s.reason}" for s in skipped)
+        raise SourceError(f"{what} holds no depthwise kernels larger than 1x1{left}. There is nothing to store.")
+
+
+def kernels(arrays: Iterator[NDArray[Any]], layers: Sequence[Layer], what: str) -> Iterator[NDArray[np.float32]]:
+    """The arrays as kernels: (out_channels, kernel_h, kernel_w), float32, C-contiguous, finite."""
+    for layer, array in zip(layers, arrays, strict=True):
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and is refused below
+            kernel = np.array(array, dtype=np.float32, order="C").reshape(layer.out_channels, layer.kernel_h, layer.kernel_w)
+        finite = np.isfinite(kernel)
+        if not finite.all():
+            channel = int(np.argwhere(~finite)[0][0])
+            raise SourceError(
+                f"{what}: {layer.name} has {int((~finite).sum())} weights that are NaN or infinite (first in channel {channel}). "
+                "Nothing was stored; give a checkpoint whose training did not diverge."
+            )
+        yield kernel

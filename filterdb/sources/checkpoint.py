@@ -1,0 +1,126 @@
+"""Checkpoints that torch wrote (.pth, .pt, .bin, .tar, .ckpt): loaded as weights only, memory mapped where the format allows.
+
+Nothing of a checkpoint is ever executed. A file that needs code to be unpickled is refused by the name of what it needs.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from filterdb.errors import SourceError
+from filterdb.sources.options import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NEEDS = re.compile(r"GLOBAL ([\w.]+) was not|Unsupported (?:global|class|operand|instruction)[^\w]+(?:GLOBAL )?([\w.]+)")
+
+
+class TorchCheckpoint:
+    """A file of torch's, by its tensors."""
+
+    def __init__(self, path: Path, what: str, progress: Progress | None = None) -> None:
+        self.path, self.what, self.progress = path, what, progress
+        self.size = path.stat().st_size
+        self.mapped = _can_be_mapped(path, what)
+        held = _load(path, what, self.mapped)
+        self.tree: Mapping[Any, Any] = _tree(held, what)
+
+    def cost(self, leaves: Sequence[Tensor]) -> int:
+        """The tensors alone where the file is mapped, the whole file where it is not."""
+        return sum(leaf.numel() * leaf.element_size() for leaf in leaves) if self.mapped else self.size
+
+    def read(self, leaves: Sequence[Tensor]) -> Iterator[NDArray[Any]]:
+        """The tensors as numpy arrays; float64 stays, everything else becomes float32."""
+        import torch
+
+        total, done = self.cost(leaves), 0 if self.mapped else self.size
+        for leaf in leaves:
+            _refuse_absurd(leaf, self.what)
+            if self.mapped:
+                done += leaf.numel() * leaf.element_size()
+            if self.progress:
+                self.progress(done, total)
+            plain = leaf.detach()
+            yield (plain if plain.dtype == torch.float64 else plain.float()).numpy()
+
+
+def _can_be_mapped(path: Path, what: str) -> bool:
+    """Whether this is a zip of torch's, stored plainly; refuses zips that are something else."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise SourceError(f"{what} is a damaged or truncated zip file ({_line(error)}). Fetch it again.") from error
+    if any(entry.flag_bits & 1 for entry in entries):
+        raise SourceError(f"{what} is encrypted. Decrypt it first.")
+    names = [entry.filename for entry in entries]
+    if any(name.endswith("constants.pkl") for name in names) and any("/code/" in name for name in names):
+        raise SourceError(f"{what} is a TorchScript program, which is code. Save its state_dict() and give that.")
+    if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        raise SourceError(
+            f"{what} is a zip file without data.pkl, so torch did not write it. Unpack it, and give the checkpoint in it."
+        )
+    # a map of a compressed entry would be read as if it were numbers
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+
+
+def _load(path: Path, what: str, mapped: bool) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a stranger's bytes make torch raise anything at all
+        text = str(error)
+        if "weights_only" in text or "WeightsUnpickler" in text or "Weights only load failed" in text:
+            needs = _NEEDS.search(text)
+            code = f" ({needs[1] or needs[2]})" if needs else ""
+            if needs or "Unsupported" in text:
+                raise SourceError(
+                    f"{what} needs code{code} to be unpickled, so it was refused and nothing was executed. "
+                    "Where you trust it, load it in torch and save its state_dict() alone."
+                ) from error
+        raise SourceError(f"{what} is damaged, truncated or not a checkpoint ({_line(error)}). Fetch it again.") from error
+
+
+def _tree(held: Any, what: str) -> Mapping[Any, Any]:
+    """Mappings and plain tensors; everything else that was pickled along is left behind."""
+    import torch
+
+    def prune(value: Any, depth: int) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value if value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu" else None
+        if isinstance(value, Mapping) and depth < 16:
+            kept = {key: pruned for key, inner in value.items() if (pruned := prune(inner, depth + 1)) is not None}
+            return kept or None
+        return None
+
+    if not isinstance(held, Mapping):
+        raise SourceError(
+            f"{what} holds a {type(held).__name__}, not a state dict. Save the network's state_dict() and give that."
+        )
+    return prune(held, 0) or {}
+
+
+def _refuse_absurd(tensor: Tensor, what: str) -> None:
+    # an expanded tensor claims more elements than its file holds, up to any size
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise SourceError(
+            f"{what}: a tensor of shape {tuple(tensor.shape)} is larger than what is stored of it. Give a whole checkpoint."
+        )
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, short."""
+    text = str(error).strip().splitlines()
+    line = re.sub(r"\x1b\[[0-9;]*m", "", text[0]) if text else ""
+    return f"{type(error).__name__}: {line[:160]}" if line else type(error).__name__

@@ -1,0 +1,179 @@
+"""Which layers are depthwise, and what they are: from the modules of a network, or from the shapes in a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from filterdb.schema import Kind, Layer, Pair, Skipped
+
+if TYPE_CHECKING:
+    from torch import nn
+
+POINTWISE = "1x1 depthwise layers have no spatial pattern (store them with pointwise)"
+EXPERTS = "CondConv2d keeps its kernels in an expert matrix that is mixed at run time"
+TRANSPOSED = "transposed depthwise convolutions are not convolutions"
+SHARED = "shares its weights with a layer that is stored"
+NOT_A_WEIGHT = "has the shape of depthwise kernels and is not named as a weight"
+NOT_FLOAT = "is not floating point (quantised?)"
+LARGEST = 255
+"""Rows or columns of the largest kernel that has a size name."""
+
+_STAGE_AND_BLOCK = re.compile(r"(?:^|\.)(?:layers|blocks)\.(\d+)\.(?:[a-z_]+\.)?(\d+)\.")
+_STAGES = re.compile(r"(?:^|\.)stages\.(\d+)\.")
+_NUMBERED = re.compile(r"(?:^|\.)(?:stage|layer)_?(\d+)\.")
+_FUSES = ("reparameterize", "switch_to_deploy", "fuse")
+
+
+class Tensor(Protocol):
+    """A tensor of which only the shape matters here."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def stages_of(names: Sequence[str]) -> list[int | None]:
+    """The 0-based stage of each layer, read from its name.
+
+    ``stages.N.`` says N; ``layers.N.`` and ``blocks.N.`` say N where a block's number follows (``blocks.2.1.``) that is not the
+    same in every name, because a lone number counts blocks; ``stageN.`` and ``layerN.`` count from 1, unless one of the names
+    says 0. Other names say nothing.
+
+    >>> stages_of(["stages.0.blocks.1.conv_dw", "stem.conv"]), stages_of(["blocks.2.0.conv", "blocks.2.1.conv", "blocks.3.dw"])
+    ([0, None], [2, 2, None])
+    >>> stages_of(["layer1.0.conv2", "layer4.1.conv2"])
+    [0, 3]
+    """
+    first = min((int(found[1]) for name in names if (found := _NUMBERED.search(name + "."))), default=1)
+    blocks = {found[2] for name in names if (found := _STAGE_AND_BLOCK.search(name + "."))}
+    stages: list[int | None] = []
+    for name in names:
+        path = name + "."
+        found = _STAGES.search(path) or (_STAGE_AND_BLOCK.search(path) if len(blocks) > 1 else None)
+        numbered = _NUMBERED.search(path)
+        stages.append(int(found[1]) if found else int(numbered[1]) - min(first, 1) if numbered else None)
+    return stages
+
+
+def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[Layer], list[Skipped]]:
+    """The depthwise layers of a network, in its order, and what was left out.
+
+    A convolution is depthwise when it is a Conv2d, or a subclass, with groups == in_channels > 1 and out_channels a multiple
+    of groups. It is a "branch" when it sits in a block that merges parallel depthwise branches into one kernel: a module with
+    a method ``reparameterize``, ``switch_to_deploy`` or ``fuse`` that holds several depthwise convolutions (1x1 ones counted)
+    alike in channels and stride, alone or in a ModuleList. Otherwise it is a "multiplier" when out_channels > in_channels.
+    """
+    from torch import nn
+
+    found: list[tuple[str, nn.Conv2d]] = []
+    skipped: dict[str, list[str]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            found.append((name, module))
+        elif isinstance(module, nn.ConvTranspose2d) and module.groups == module.in_channels > 1:
+            skipped.setdefault(TRANSPOSED, []).append(name)
+        elif type(module).__name__ == "CondConv2d" and getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1:
+            skipped.setdefault(EXPERTS, []).append(name)
+
+    branches = _branches(network)
+    stored: list[tuple[str, nn.Conv2d]] = []
+    weights: set[int] = set()
+    for name, conv in found:
+        if conv.kernel_size == (1, 1) and not pointwise:
+            skipped.setdefault(POINTWISE, []).append(name)
+        elif id(conv.weight) in weights:
+            skipped.setdefault(SHARED, []).append(name)
+        else:
+            # a parametrised weight is computed anew at each look, so its id means nothing
+            if not hasattr(conv, "parametrizations"):
+                weights.add(id(conv.weight))
+            stored.append((name, conv))
+    stages = stages_of([name for name, _ in stored])
+    layers = [_layer(name, conv, stage, name in branches) for (name, conv), stage in zip(stored, stages, strict=True)]
+    return layers, _as_skipped(skipped)
+
+
+def _layer(name: str, conv: nn.Conv2d, stage: int | None, branch: bool) -> Layer:
+    kind: Kind = "branch" if branch else "multiplier" if conv.out_channels > conv.in_channels else "depthwise"
+    return Layer(
+        name, conv.kernel_size[0], conv.kernel_size[1], conv.out_channels, conv.in_channels, _pair(conv.stride),
+        _pair(conv.dilation), _padding(conv), conv.padding_mode, stage, kind,
+    )  # fmt: skip
+
+
+def _pair(value: tuple[int, ...]) -> Pair:
+    return int(value[0]), int(value[1])
+
+
+def _padding(conv: nn.Conv2d) -> Pair | Literal["same"]:
+    # Conv2dSame and its kin keep padding 0 and pad in forward(), by an amount that depends on the input's size
+    if conv.padding == "same" or "Same" in type(conv).__name__:
+        return "same"
+    return (0, 0) if isinstance(conv.padding, str) else _pair(conv.padding)
+
+
+def _branches(network: nn.Module) -> set[str]:
+    """Names of the depthwise layers that a block merges into one kernel after training."""
+    from torch import nn
+
+    branches: set[str] = set()
+    for name, block in network.named_modules():
+        # the network's own fuse() only walks over its blocks
+        if not name or not any(callable(getattr(block, method, None)) for method in _FUSES):
+            continue
+        lists = [(inner, part) for inner, part in block.named_modules() if isinstance(part, nn.ModuleList)]
+        for inner, part in [("", block), *lists]:
+            prefix = f"{name}.{inner}." if inner else f"{name}."
+            convs = [
+                (prefix + path, conv)
+                for path, conv in part.named_modules()
+                if path and isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1
+            ]
+            # parallel branches see the same input and step over it alike
+            if len(convs) > 1 and len({(conv.in_channels, conv.out_channels, conv.stride) for _, conv in convs}) == 1:
+                branches.update(path for path, _ in convs)
+    return branches
+
+
+def from_shapes(
+    tensors: Mapping[str, Tensor], *, pointwise: bool = False, skipped: Mapping[str, Iterable[str]] | None = None
+) -> tuple[list[Layer], list[str], list[Skipped]]:
+    """The layers that the shapes in a state dict show, the key of each, and what was left out.
+
+    A tensor holds depthwise kernels when its shape is (C, 1, kh, kw) with C > 1 and kh * kw > 1 and its key calls it a weight
+    or a kernel. Strides, dilations, paddings and in_channels cannot be seen.
+    """
+    left: dict[str, list[str]] = {reason: list(names) for reason, names in (skipped or {}).items()}
+    keys: list[str] = []
+    for key, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        if len(shape) != 4 or shape[0] < 2 or shape[1] != 1:
+            continue
+        named = re.search(r"weight|kernel", key.rpartition(".")[2].lower())
+        if not named:
+            left.setdefault(NOT_A_WEIGHT, []).append(key)
+        elif shape[2:] == (1, 1) and not pointwise:
+            left.setdefault(POINTWISE, []).append(key)
+        elif max(shape[2:]) > LARGEST:
+            left.setdefault(f"is larger than {LARGEST} x {LARGEST}", []).append(key)
+        elif not _is_float(tensor):
+            left.setdefault(NOT_FLOAT, []).append(key)
+        else:
+            keys.append(key)
+    names = [key.removesuffix(".weight") for key in keys]
+    shapes = [tuple(tensors[key].shape) for key in keys]
+    layers = [
+        Layer(name, shape[2], shape[3], shape[0], stage=stage)
+        for name, shape, stage in zip(names, shapes, stages_of(names), strict=True)
+    ]
+    return layers, keys, _as_skipped(left)
+
+
+def _is_float(tensor: Any) -> bool:
+    dtype = str(getattr(tensor, "dtype", "F32"))
+    return dtype in ("F64", "F32", "F16", "BF16", "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16")
+
+
+def _as_skipped(reasons: Mapping[str, Sequence[str]]) -> list[Skipped]:
+    return [Skipped(reason, tuple(names)) for reason, names in reasons.items() if names]

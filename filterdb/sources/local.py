@@ -1,0 +1,116 @@
+"""A checkpoint on disk: what kind of file it is, told by its first bytes, and opened accordingly."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from filterdb.errors import SourceError
+from filterdb.schema import Model, ModelFacts
+from filterdb.sources.assemble import assemble
+from filterdb.sources.network import Network, build
+from filterdb.sources.options import Options, Progress
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".onnx")
+HASH_LIMIT = 256 * 2**20
+"""Bytes. A hash reads the whole file; above this the kernels are read in a fraction of the time that would take."""
+
+_MAGIC = {
+    b"\x89HDF": "an HDF5 file (Keras?)", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive",
+    b"\xfd7zXZ": "an xz archive", b"BZh": "a bzip2 archive", b"\x93NUMPY": "a numpy array", b"GGUF": "a GGUF file",
+    b"%PDF": "a PDF", b"\x89PNG": "a PNG picture", b"Salted__": "encrypted (OpenSSL)", b"-----BEGIN PGP": "encrypted (PGP)",
+}  # fmt: skip
+
+
+def stem(path: Path) -> str:
+    """The file's name without the suffixes of a checkpoint.
+
+    >>> stem(Path("runs/model_best.pth.tar")), stem(Path("net_v1.5.safetensors"))
+    ('model_best', 'net_v1.5')
+    """
+    name = path.name
+    while any(name.lower().endswith(suffix) and len(name) > len(suffix) for suffix in SUFFIXES):
+        name = name[: name.rindex(".")]
+    return name
+
+
+def kind_of(path: Path, what: str) -> str:
+    """One of safetensors, torch and onnx; refuses everything else by name."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(512)
+    except OSError as error:
+        raise SourceError(f"{what} cannot be read: {error.strerror}. Check the path and its permissions.") from error
+    text = first.lstrip().lower()
+    if size == 0:
+        raise SourceError(f"{what} is empty. Fetch it again.")
+    if first.startswith(b"version https://git-lfs"):
+        raise SourceError(f"{what} is a git-lfs pointer, not the file it points to. Fetch the file itself: git lfs pull")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise SourceError(f"{what} is a web page, not a checkpoint (a failed download?). Fetch the file itself.")
+    if path.suffix.lower() == ".tflite" or first[4:8] == b"TFL3":
+        raise SourceError(
+            f"{what} is a TensorFlow Lite file, which is not supported yet. Give the same network as .onnx or .pth."
+        )
+    for magic, meaning in _MAGIC.items():
+        if first.startswith(magic):
+            raise SourceError(f"{what} is {meaning}, not a checkpoint that can be read. Give one of {', '.join(SUFFIXES)}.")
+    if first[8:9] == b"{" and int.from_bytes(first[:8], "little") < 2**48:
+        return "safetensors"
+    if first.startswith(b"PK\x03\x04") or (first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        return "torch"
+    # protobuf has no magic; ONNX files begin with field 1 (ir_version), a small number
+    if path.suffix.lower() == ".onnx" or (path.suffix.lower() not in SUFFIXES and first[:1] == b"\x08" and 0 < first[1] < 32):
+        return "onnx"
+    if path.suffix.lower() == ".safetensors":
+        return "safetensors"
+    if path.suffix.lower() in SUFFIXES:
+        return "torch"
+    raise SourceError(f"{what} is not a checkpoint that can be told by its first bytes. Give one of {', '.join(SUFFIXES)}.")
+
+
+def sha256(path: Path) -> str | None:
+    """The file's hash, or None where the file is larger than ``HASH_LIMIT``."""
+    if path.stat().st_size > HASH_LIMIT:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_file(
+    path: Path,
+    *,
+    name: str,
+    what: str,
+    facts: ModelFacts,
+    options: Options,
+    network: Network | None = None,
+    progress: Progress | None = None,
+    hashed: bool = True,
+) -> Model:
+    """The model in a file. Without a network, ``options.architecture`` or the file's own metadata may name one."""  # fmt: skip
+    from filterdb.sources.checkpoint import TorchCheckpoint
+    from filterdb.sources.safetensors import LocalSafetensors
+
+    kind = kind_of(path, what)
+    if kind == "onnx":
+        from filterdb.sources.onnx import open_onnx
+
+        facts = replace(facts, sha256=sha256(path), bytes_read=path.stat().st_size) if hashed else facts
+        return open_onnx(path, name=name, what=what, facts=facts, options=options, progress=progress)
+
+    checkpoint = (LocalSafetensors if kind == "safetensors" else TorchCheckpoint)(path, what, progress)
+    if network is None:
+        network = named_network(options)
+    if hashed:
+        facts = replace(facts, sha256=sha256(path))
+    return assemble(checkpoint, name=name, what=what, facts=facts, options=options, network=network)
+
+
+def named_network(options: Options) -> Network | None:
+    """The network that the options name, if they do."""
+    if options.architecture is None:
+        return None
+    return build(options.architecture, options.architecture_args, pointwise=options.pointwise)

@@ -1,0 +1,127 @@
+"""Networks of a known architecture, built without weights, and their layers matched with the keys of a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from filterdb.errors import InvalidArgument, SourceError, not_found
+from filterdb.schema import Layer, Skipped
+from filterdb.sources import layers as read_layers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Network:
+    """An architecture's modules on the meta device: shapes and no numbers."""
+
+    module: nn.Module
+    layers: list[Layer]
+    skipped: list[Skipped]
+    params: int
+    architecture: str | None = None
+    args: Mapping[str, Any] | None = None
+    """What timm built it with; None where something else built it."""
+
+
+def describe(
+    module: nn.Module, *, pointwise: bool, architecture: str | None = None, args: Mapping[str, Any] | None = None
+) -> Network:
+    """The depthwise layers and the size of a network."""
+    found, skipped = read_layers.from_module(module, pointwise=pointwise)
+    return Network(module, found, skipped, sum(weight.numel() for weight in module.parameters()), architecture, args)
+
+
+def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False) -> Network:
+    """A timm architecture (``name`` or ``name.tag``) on the meta device; nothing is downloaded and no weight is made."""
+    import timm
+    import torch
+
+    if not timm.is_model(architecture):
+        raise not_found("timm architecture", architecture.partition(".")[0], timm.list_models())
+    try:
+        with torch.device("meta"):
+            module = timm.create_model(architecture, pretrained=False, **args)
+    except Exception as error:  # whatever timm's constructors make of wrong arguments
+        given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "its own arguments"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidArgument(f"timm cannot build {architecture} with {given}: {reason}. Mend architecture_args.") from error
+    return describe(module, pointwise=pointwise, architecture=architecture, args=args)
+
+
+def fit_classes(network: Network, state: Mapping[str, Any], *, pointwise: bool = False) -> Network:
+    """The network with as many classes as the checkpoint's classifier has, so that its parameters are counted rightly."""
+    classifier = (getattr(network.module, "pretrained_cfg", None) or {}).get("classifier")
+    leaf = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+    if network.architecture is None or network.args is None or leaf is None or "num_classes" in network.args:
+        return network
+    classes = int(leaf.shape[0])
+    if classes == getattr(network.module, "num_classes", classes):
+        return network
+    return build(network.architecture, {**network.args, "num_classes": classes}, pointwise=pointwise)
+
+
+def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[Any] | None, list[str]]:
+    """The leaf of each layer, or None where the keys are not this network's; and what the user should know.
+
+    Keys are the modules' names with ``.weight``, as they are, under one prefix, or after the renaming that timm does for this
+    architecture, which is run on shapes alone.
+    """
+    wanted = [f"{layer.name}.weight" for layer in network.layers]
+    if not wanted:
+        return [], []
+    notes: list[str] = []
+    found = state
+    if not all(key in found for key in wanted):
+        prefixes = [key.removesuffix(wanted[0]) for key in state if key.endswith("." + wanted[0])]
+        prefix = next((p for p in prefixes if all(p + key in state for key in wanted)), None)
+        renamed = None if prefix else _renamed_by_timm(network.module, state)
+        if prefix:
+            found = {key.removeprefix(prefix): leaf for key, leaf in state.items() if key.startswith(prefix)}
+            notes.append(f"the network's keys have the prefix {prefix}")
+        elif renamed is not None and all(key in renamed for key in wanted):
+            found = renamed
+            notes.append("the file's keys are not the modules' names: renamed as timm does when it loads the file")
+        else:
+            missing = next(key for key in wanted if key not in found)
+            return None, [
+                f"the file's keys are not those of {network.architecture} ({missing} is missing): layers read from shapes instead"
+            ]
+    leaves = [found[key] for key in wanted]
+    for layer, leaf in zip(network.layers, leaves, strict=True):
+        expected = (layer.out_channels, 1, layer.kernel_h, layer.kernel_w)
+        if tuple(leaf.shape) != expected:
+            raise SourceError(
+                f"{what}: {layer.name} is {tuple(leaf.shape)} where {network.architecture} has {expected}. "
+                "Give the right architecture or architecture_args, or leave the architecture out."
+            )
+    return leaves, notes
+
+
+def _renamed_by_timm(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The leaves under the keys that timm's filter for this architecture gives them, or None where it cannot be said.
+
+    The filter is run on meta tensors of the same shapes: it moves no numbers, and what comes out is told by identity. A filter
+    that computes new tensors from old ones leaves no trace, and those keys are missing here.
+    """
+    import torch
+
+    filters = vars(sys.modules[type(module).__module__])
+    rename = filters.get("checkpoint_filter_fn") or filters.get("_filter_fn")
+    if rename is None:
+        return None
+    ghosts = {key: torch.empty(tuple(leaf.shape), device="meta") for key, leaf in state.items()}
+    origin = {id(ghost): key for key, ghost in ghosts.items()}
+    try:
+        renamed = rename(dict(ghosts), module)
+        return {
+            key: state[origin[id(ghost)]]
+            for key, ghost in renamed.items()
+            if id(ghost) in origin  # a filter's own tensors are not in the file
+        }
+    except Exception:  # the filter expects keys of another kind of file, or numbers
+        return None

@@ -1,0 +1,50 @@
+"""The words in which a source is asked for: options in, pending models out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from filterdb.schema import Model, ModelFacts
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes moved so far and the bytes in all (None where unknown)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says about a source. A fact given here wins over what the source itself says."""
+
+    name: str | None = None
+    dataset: str | None = None
+    pretrain_dataset: str | None = None
+    step: int | None = None
+    licence: str | None = None
+    top1: float | None = None
+    architecture: str | None = None
+    """timm's architecture name, for a file that does not say; it brings strides, dilations, paddings and stages."""
+    architecture_args: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments for ``timm.create_model``, where the network is a variation of the architecture."""
+    weights: Literal["auto", "ema", "raw"] = "auto"
+    """Which of two weight sets in one file: "auto" takes the moving average (EMA) where there is one."""
+    pointwise: bool = False
+    """Store 1x1 depthwise layers too."""
+
+    def facts(self, known: ModelFacts) -> ModelFacts:
+        """What is known, overridden by what the user says."""
+        said = {name: getattr(self, name) for name in ("dataset", "pretrain_dataset", "step", "licence", "top1", "architecture")}
+        return replace(known, **{name: value for name, value in said.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A model that was named and not yet opened."""
+
+    source: str
+    """The source as one would type it: ``timm:convnextv2_atto.fcmae_ft_in1k``."""
+    name: str | None
+    """The model's name, where it is known before opening."""
+    open: Callable[[Progress | None], contextlib.AbstractContextManager[Model]]
+    """Opens the model; its kernels are read while the context lasts."""

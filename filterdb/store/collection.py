@@ -1,0 +1,338 @@
+"""Collections: Delta tables that change together, one member at a time, in one atomic step.
+
+A collection has one Delta table that counts and others that follow it: ``models`` with ``layers`` and ``filters``, ``banks`` with
+``templates``. A member (a model, a bank) is one Parquet file in each table:
+
+    <database>/filters/slug=<slug>/<edition>.parquet
+
+The Delta log of the first table is the truth: a member exists in the edition that the first table names, and its files in the
+other tables have the same slug and edition. So the one commit to the first table makes a member visible, replaced or gone. The
+commits to the other tables come before it and serve Spark, Polars, Daft and others who read those tables without us; if a
+process dies between them, the next writer, or ``verify(repair=True)``, brings them back in line.
+
+Files are written in a staging folder that its writer holds locked, and move into place under the collection's lock, just before
+the commit. So a file in a table's folder that no version of the log names is rubbish, and so is a staging folder nobody locks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction
+from filelock import FileLock, Timeout
+
+from filterdb.errors import StoreError
+from filterdb.store import parquet
+
+LOCK_SECONDS = 120.0
+
+
+def slug(name: str) -> str:
+    """A partition value for any name: letters, digits and ``._-`` as they are, else replaced and told apart by a hash."""
+    clean = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].lstrip(".")
+    if clean == name:
+        return clean
+    return f"{clean}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of a collection: which members it has, in which edition."""
+
+    version: int
+    """-1 for a collection that was never written."""
+    time: datetime | None
+    editions: Mapping[str, str]
+    """slug to edition, in the order of the slugs."""
+
+
+class Collection:
+    """Tables that change together. The first of ``schemas`` is the one whose commit counts."""
+
+    def __init__(self, root: Path, schemas: Mapping[str, pa.Schema]):
+        self.root = root
+        self.schemas = {name: schema.insert(0, pa.field("slug", pa.string())) for name, schema in schemas.items()}
+        self.first, *self.others = schemas
+        self._staging_root = root / ".staging"
+
+    # -- reading ---------------------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether anything was ever written."""
+        return (self.root / self.first / "_delta_log").is_dir()
+
+    def snapshot(self, as_of: int | datetime | None = None) -> Snapshot:
+        """The latest version, the version of that number, or the last one before that time."""
+        if not self.exists():
+            if as_of is not None:
+                raise StoreError(f"The database {self.root} has no versions yet: ingest something first.")
+            return Snapshot(-1, None, {})
+        try:
+            table = DeltaTable(self.root / self.first, version=as_of if isinstance(as_of, int) else None)
+            if isinstance(as_of, datetime):
+                table.load_as_version(as_of)
+            editions = dict(sorted(_split(path) for path in _paths(table)))
+            commit = table.history(1)[0].get("timestamp")
+        except (DeltaError, FileNotFoundError) as error:
+            if as_of is None:
+                raise StoreError(f"The database {self.root} cannot be read: {_one_line(error)}") from error
+            latest = DeltaTable(self.root / self.first).version()
+            raise StoreError(f"There is no version {as_of} of {self.root}: versions run from 0 to {latest}.") from error
+        return Snapshot(table.version(), datetime.fromtimestamp(commit / 1000, UTC) if commit else None, editions)
+
+    def files(self, table: str, snapshot: Snapshot, slugs: Iterable[str] | None = None) -> list[Path]:
+        """The Parquet files of a table in a snapshot, all or those of some members."""
+        chosen = snapshot.editions if slugs is None else slugs
+        return [self.path(table, key, snapshot.editions[key]) for key in chosen]
+
+    def path(self, table: str, key: str, edition: str) -> Path:
+        """Where a member's file of a table lies."""
+        return self.root / table / f"slug={key}" / f"{edition}.parquet"
+
+    def history(self) -> list[dict[str, object]]:
+        """One row per version, newest first: version, time, operation, model."""
+        if not self.exists():
+            return []
+        return [
+            {
+                "version": entry["version"],
+                "time": datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
+                "operation": entry.get("filterdb.operation", "create"),
+                "name": entry.get("filterdb.name"),
+            }
+            for entry in DeltaTable(self.root / self.first).history()
+        ]
+
+    # -- writing ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def stage(self) -> Iterator[Stage]:
+        """A locked folder of one's own to write a member's files into; it is gone afterwards, committed or not."""
+        self._make(self._staging_root)
+        folder = self._staging_root / uuid.uuid4().hex
+        # Locked before it exists, so that nobody ever sees it without its writer.
+        with FileLock(folder.with_suffix(".lock")):
+            try:
+                self._make(folder)
+                yield Stage(self, folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+
+    def remove(self, name: str) -> bool:
+        """Remove a member. Its files stay for ``as_of`` until they are vacuumed. Returns whether it was there."""
+        if not self.exists():
+            return False
+        with self._locked():
+            return self._commit(self.first, {slug(name): None}, "remove", name) and self._follow()
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Take out members by their slugs, for those whose name can no longer be read."""
+        if changes := dict.fromkeys(keys):
+            with self._locked():
+                self._commit(self.first, changes, "discard", None)
+                self._follow()
+
+    def repair(self) -> None:
+        """Bring the other tables in line with the first, and delete what a killed writer left behind."""
+        if not self.exists():
+            return
+        with self._locked():
+            self._follow()
+            for path in self.rubbish():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                    path.with_suffix(".lock").unlink(missing_ok=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def vacuum(self) -> int:
+        """Delete the files that only old versions name. Returns how many bytes that freed."""
+        freed = 0
+        with self._locked():
+            self._follow()
+            editions = self.snapshot().editions
+            for table in self.schemas:
+                for path in (self.root / table).glob("slug=*/*.parquet"):
+                    key, edition = _split(f"{path.parent.name}/{path.name}")
+                    if editions.get(key) != edition:
+                        freed += path.stat().st_size
+                        path.unlink()
+        return freed
+
+    def rubbish(self) -> list[Path]:
+        """What no version of the log names: files of killed writers, and staging folders whose writer is gone."""
+        found = [folder for folder in self._staging_root.glob("*/") if not _is_locked(folder.with_suffix(".lock"))]
+        for table in self.schemas:
+            named = self._ever_named(table)
+            found += [
+                path for path in (self.root / table).glob("slug=*/*.parquet") if f"{path.parent.name}/{path.name}" not in named
+            ]
+        return found
+
+    def out_of_line(self) -> list[str]:
+        """The tables whose Delta log does not name exactly the files that the first table says."""
+        wanted = set(self.snapshot().editions.items())
+        return [table for table in self.others if set(map(_split, _paths(DeltaTable(self.root / table)))) != wanted]
+
+    # -- inside ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._make(self._staging_root)
+        try:
+            with FileLock(self._staging_root / f"{self.first}.lock", timeout=LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise StoreError(
+                f"The database {self.root} is busy: another process has held its lock for {LOCK_SECONDS:.0f} s. Try again."
+            ) from None
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"The database folder {self.root} cannot be written: {error.strerror}.") from error
+
+    def _create(self) -> None:
+        for table in [*self.others, self.first]:
+            if not (self.root / table / "_delta_log").is_dir():
+                DeltaTable.create(self.root / table, schema=self.schemas[table], partition_by=["slug"], mode="ignore")
+
+    def _publish(self, name: str, stage: Path, rows: Mapping[str, int], expect: Callable[[Snapshot], bool]) -> bool:
+        """Move a stage's files into place and commit them; False, and nothing changed, if ``expect`` says so."""
+        key, edition = slug(name), f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
+        with self._locked():
+            self._create()
+            if not expect(self.snapshot()):
+                return False
+            for table in self.schemas:
+                target = self.path(table, key, edition)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(stage / f"{table}.parquet", target)
+            # The others first, the first last: it alone makes the member visible.
+            for table in [*self.others, self.first]:
+                self._commit(table, {key: edition}, "ingest", name, rows)
+        return True
+
+    def _follow(self) -> bool:
+        """Commit to the other tables whatever makes them name the files that the first one says."""
+        self._create()
+        wanted = self.snapshot().editions
+        for table in self.others:
+            there = dict(map(_split, _paths(DeltaTable(self.root / table))))
+            changes = {key: wanted.get(key) for key in {*there, *wanted} if there.get(key) != wanted.get(key)}
+            if changes:
+                self._commit(table, changes, "repair", None)
+        return True
+
+    def _commit(
+        self,
+        table: str,
+        changes: Mapping[str, str | None],
+        operation: str,
+        name: str | None,
+        rows: Mapping[str, int] | None = None,
+    ) -> bool:
+        """One Delta commit: each slug gets that edition, None takes it out. False if there was nothing to change."""
+        delta = DeltaTable(self.root / table)
+        now = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = [
+            RemoveAction(path, True, now, None, {"slug": _split(path)[0]}) for path in _paths(delta) if _split(path)[0] in changes
+        ]
+        for key, edition in changes.items():
+            if edition is not None:
+                path = self.path(table, key, edition)
+                count = rows[table] if rows else pq.read_metadata(path).num_rows
+                relative = f"slug={key}/{edition}.parquet"
+                actions.append(AddAction(relative, path.stat().st_size, {"slug": key}, now, True, parquet.stats(count)))
+        if not actions:
+            return False
+        about = {"filterdb.operation": operation} | ({"filterdb.name": name} if name else {})
+        try:
+            delta.create_write_transaction(
+                actions, mode="append", schema=self.schemas[table], partition_by=["slug"],
+                commit_properties=CommitProperties(custom_metadata=about),
+            )  # fmt: skip
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"Writing to {self.root / table} failed, nothing was changed: {_one_line(error)}") from error
+        return True
+
+    def _ever_named(self, table: str) -> set[str]:
+        """Every file that some version still in the log names."""
+        folder = self.root / table
+        if not (folder / "_delta_log").is_dir():
+            return set()
+        named = set(_paths(DeltaTable(folder)))
+        for entry in (folder / "_delta_log").glob("*.json"):
+            for line in entry.read_text().splitlines():
+                action = json.loads(line)
+                named |= {action[verb]["path"] for verb in ("add", "remove") if verb in action}
+        return named
+
+
+class Stage:
+    """Where one member's files are written before they are committed."""
+
+    def __init__(self, collection: Collection, folder: Path):
+        self._collection = collection
+        self._folder = folder
+        self._rows: dict[str, int] = {}
+
+    def write(self, table: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+        """Write a table's file; batches may come from a generator, one row group or more each."""
+        try:
+            self._rows[table] = parquet.write(self._folder / f"{table}.parquet", tables, schema)
+        except OSError as error:
+            raise StoreError(f"Writing to {self._collection.root} failed, nothing was stored: {_one_line(error)}") from error
+
+    def commit(self, name: str, expect: Callable[[Snapshot], bool] = lambda _: True) -> bool:
+        """Make the written files the member ``name``, replacing it where it was there.
+
+        Args:
+            name: the member.
+            expect: asked, under the lock, with the snapshot about to change; False gives up.
+
+        Returns:
+            Whether it was committed.
+        """
+        return self._collection._publish(name, self._folder, self._rows, expect)
+
+
+def _paths(table: DeltaTable) -> list[str]:
+    return ["/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()]
+
+
+def _split(path: str) -> tuple[str, str]:
+    """``slug=a/b.parquet`` to (a, b)."""
+    folder, file = path.split("/")
+    return folder.removeprefix("slug="), file.removesuffix(".parquet")
+
+
+def _is_locked(path: Path) -> bool:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,69 @@
+"""Streaming the kernels of one size out of Parquet files, in bounded memory, reading ahead while the caller computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+READ_AHEAD = 2
+
+
+class KernelBatch(NamedTuple):
+    """Some filters of one kernel size: their rows, and their kernels as an (n, kernel_h * kernel_w) array that shares memory."""
+
+    table: pa.Table
+    kernels: NDArray[np.float32]
+
+
+def kernel_batches(
+    files: Iterable[Path], kernel_h: int, kernel_w: int, columns: Sequence[str] = (), layers: Sequence[str] | None = None
+) -> Iterator[KernelBatch]:
+    """All filters of a size, one row group at a time.
+
+    Row groups hold one size each and say so in their statistics, so other sizes are never read.
+
+    Args:
+        files: Parquet files of the table ``filters``.
+        kernel_h: rows of a kernel.
+        kernel_w: columns of a kernel.
+        columns: the columns wanted beside ``kernel``; model and layer come dictionary-encoded.
+        layers: only filters of layers with these names.
+    """
+    wanted = ["kernel", *columns]
+    reading = wanted if layers is None or "layer" in columns else [*wanted, "layer"]
+    with ThreadPoolExecutor(1) as reader:
+        pending = []
+        for file, group in _row_groups(files, kernel_h, kernel_w):
+            pending.append(reader.submit(file.read_row_group, group, columns=reading))
+            if len(pending) > READ_AHEAD:
+                yield from _batch(pending.pop(0).result(), kernel_h * kernel_w, layers)
+        for future in pending:
+            yield from _batch(future.result(), kernel_h * kernel_w, layers)
+
+
+def _row_groups(files: Iterable[Path], kernel_h: int, kernel_w: int) -> Iterator[tuple[pq.ParquetFile, int]]:
+    for path in files:
+        file = pq.ParquetFile(path, read_dictionary=["model", "layer"], memory_map=True)
+        position = {file.schema_arrow.names[i]: i for i in range(len(file.schema_arrow.names))}
+        # The list column has one leaf, so leaf and column positions agree.
+        h, w = position["kernel_h"], position["kernel_w"]
+        for group in range(file.num_row_groups):
+            chunks = file.metadata.row_group(group)
+            if chunks.column(h).statistics.min == kernel_h and chunks.column(w).statistics.min == kernel_w:
+                yield file, group
+
+
+def _batch(table: pa.Table, taps: int, layers: Sequence[str] | None) -> Iterator[KernelBatch]:
+    if layers is not None:
+        table = table.filter(pc.is_in(table["layer"].cast(pa.string()), pa.array(layers, pa.string())))
+    if table.num_rows:
+        kernels = table["kernel"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        yield KernelBatch(table.drop_columns("kernel"), kernels.reshape(table.num_rows, taps))

@@ -1,0 +1,130 @@
+"""Verify: does every file still hold what was ingested, and is nothing left lying about?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filterdb import schema
+from filterdb.kernels import moments
+from filterdb.store import Collection
+
+TOLERANCE = 1e-5
+"""Relative; the stored numbers are float32."""
+
+
+@dataclass
+class Report:
+    """What was checked and what was found."""
+
+    models: int = 0
+    filters: int = 0
+    problems: list[str] = field(default_factory=list)
+    """Damage: something that was ingested is gone or changed."""
+    leftovers: list[str] = field(default_factory=list)
+    """Traces of killed writers; they never show in an answer."""
+    repaired: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged and nothing left over."""
+        return self.repaired or not (self.problems or self.leftovers)
+
+
+def verify(models: Collection, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Check every model: its files are there and readable, counts agree, hashes of the kernels and all numbers are recomputed.
+
+    Args:
+        models: the collection ``models``, ``layers``, ``filters``.
+        repair: remove damaged models (ingest them again) and clean up after killed writers.
+        progress: called with models done and in all.
+    """
+    report = Report()
+    snapshot = models.snapshot()
+    owners: dict[int, str] = {}
+    damaged = []
+    for done, (key, edition) in enumerate(snapshot.editions.items()):
+        if progress:
+            progress(done, len(snapshot.editions))
+        try:
+            paths = {table: models.path(table, key, edition) for table in models.schemas}
+            found, count = _check_model({table: pq.read_table(path, partitioning=None) for table, path in paths.items()}, owners)
+            report.filters += count
+        except (OSError, pa.ArrowException) as error:
+            found = [f"{key}: {' '.join(str(error).split())[:200]}"]
+        report.models += 1
+        report.problems += found
+        if found:
+            damaged.append(key)
+    if models.exists():
+        report.leftovers = [f"the table {table} does not name the files of the current version" for table in models.out_of_line()]
+        report.leftovers += [f"left by a killed writer: {path.relative_to(models.root)}" for path in models.rubbish()]
+    if repair:
+        models.discard(damaged)
+        models.repair()
+        report.repaired = True
+    return report
+
+
+def _check_model(tables: dict[str, pa.Table], owners: dict[int, str]) -> tuple[list[str], int]:
+    """Problems of one model, and its number of filters."""
+    model, layers, filters = tables["models"].to_pylist()[0], tables["layers"].to_pylist(), tables["filters"]
+    name = model["model"]
+    problems = []
+    if len(layers) != model["layers"] or filters.num_rows != model["filters"]:
+        problems.append(
+            f"{name}: {model['layers']} layers and {model['filters']} filters were ingested, "
+            f"{len(layers)} and {filters.num_rows} are there"
+        )
+    kernels = filters["kernel"].combine_chunks()
+    digest = hashlib.sha256(kernels.flatten().to_numpy(zero_copy_only=False).tobytes()).hexdigest()
+    if digest != model["kernels_sha256"]:
+        problems.append(f"{name}: the kernels have changed since they were ingested (SHA-256 {digest[:12]}…)")
+    by_layer = {layer["layer"]: layer for layer in layers}
+    start = 0
+    for layer_name, n in _runs(filters["layer"].to_pylist()):
+        part = filters.slice(start, n)
+        problems += [f"{name}: {layer_name}: {what}" for what in _check_layer(name, layer_name, by_layer.get(layer_name), part)]
+        first = int(part["filter_id"][0].as_py())
+        if owners.setdefault(first, f"{name}:{layer_name}") != f"{name}:{layer_name}":
+            problems.append(f"{name}: {layer_name} has the filter_ids of {owners[first]}")
+        start += n
+    return problems, filters.num_rows
+
+
+def _check_layer(model: str, name: str, layer: dict[str, Any] | None, part: pa.Table) -> list[str]:
+    if layer is None:
+        return ["filters of a layer that the table layers does not have"]
+    if part.num_rows != layer["out_channels"]:
+        return [f"{layer['out_channels']} channels in the table layers, {part.num_rows} filters"]
+    found = []
+    if not np.array_equal(part["filter_id"].to_numpy(), schema.filter_ids(model, name, part.num_rows)):
+        found.append("filter_ids are not those of the model and layer name")
+    kernels = part["kernel"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if len(kernels) != part.num_rows * layer["kernel_h"] * layer["kernel_w"]:
+        return [*found, f"kernels are not {layer['size']}"]
+    expected = moments(kernels.reshape(part.num_rows, -1))
+    for column in ("mean", "norm", "total"):
+        scale = np.abs(expected.norm).max(initial=0) * kernels.size / part.num_rows
+        if not np.allclose(part[column].to_numpy(), getattr(expected, column), rtol=TOLERANCE, atol=TOLERANCE * scale):
+            found.append(f"the column {column} does not follow from the kernels")
+    if not np.array_equal(part["dead"].to_numpy(zero_copy_only=False), expected.dead):
+        found.append("the column dead does not follow from the kernels")
+    return found
+
+
+def _runs(values: list[str]) -> list[tuple[str, int]]:
+    """Runs of equal values with their lengths."""
+    runs: list[list[Any]] = []
+    for value in values:
+        if runs and runs[-1][0] == value:
+            runs[-1][1] += 1
+        else:
+            runs.append([value, 1])
+    return [(value, n) for value, n in runs]

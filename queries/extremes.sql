@@ -1,0 +1,8 @@
+-- The kernels with the largest norm of their size.
+-- $size = 7x7: rows x columns of the kernels
+-- $count = 10: how many
+SELECT filter_id, model, layer, channel, round(norm, 4) AS norm, round(total, 4) AS total
+FROM filters
+WHERE size = $size
+ORDER BY norm DESC, filter_id
+LIMIT $count

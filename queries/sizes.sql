@@ -1,0 +1,6 @@
+-- Kernel sizes: how many kernels, layers and models have each.
+SELECT size, count(*) AS filters, count(DISTINCT (model, layer)) AS layers, count(DISTINCT model) AS models,
+       round(100.0 * count(*) / sum(count(*)) OVER (), 2) AS percent
+FROM filters
+GROUP BY size
+ORDER BY filters DESC, size

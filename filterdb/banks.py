@@ -174,7 +174,7 @@ def read(
     pair = size if isinstance(size, tuple) or size is None else parse_size(size)
     if path.suffix.lower() == ".toml":
         bank = _jets(*(pair or (7, 7)), file=path)
-        given = {"name": name, "names": names, "labels": labels, "citation": citation, "made_by": made_by}
+        given: dict[str, Any] = {"name": name, "names": names, "labels": labels, "citation": citation, "made_by": made_by}
         return replace(bank, **{key: value for key, value in given.items() if value})
     table = read_table(path, pair)
     return Bank(
@@ -319,9 +319,9 @@ def _control(build: Callable[..., Bank], templates: ArrayLike, names: Sequence[s
     return Bank(build.__name__[1:], names, templates, made_by=made_by, scale=partial(build, **options))
 
 
-def _count(count: int, most: int | None = None) -> None:
-    if not (isinstance(count, int) and count >= 1) or (most is not None and count > most):
-        raise InvalidArgument(f"count must be a whole number {f'from 1 to {most}' if most else 'from 1'}, got {count!r}.")
+def _count(count: int) -> None:
+    if not (isinstance(count, int) and count >= 1):
+        raise InvalidArgument(f"count must be a whole number from 1, got {count!r}.")
 
 
 def _seeded(seed: int, *size: int) -> np.random.Generator:
@@ -356,7 +356,10 @@ def _smoothed_random(kernel_h: int, kernel_w: int, *, count: int = 8, seed: int 
 def _impulse(kernel_h: int, kernel_w: int, *, count: int = 8, seed: int = 0) -> Bank:
     """Control: a single 1 at ``count`` different taps drawn at random; ``r2c5`` is row 2, column 5, counted from 0."""
     taps = kernel_h * kernel_w
-    _count(count, most=taps)
+    _count(count)
+    if count > taps:
+        size = size_name(kernel_h, kernel_w)
+        raise BankError(f'Bank "impulse" has {taps} different templates of {size}, got count {count}. Ask for fewer.')
     chosen = np.sort(_seeded(seed, kernel_h, kernel_w).choice(taps, count, replace=False))
     templates = np.eye(taps)[chosen].reshape(count, kernel_h, kernel_w)
     names = [f"r{tap // kernel_w}c{tap % kernel_w}" for tap in chosen]

@@ -79,6 +79,10 @@ class Database:
     def __repr__(self) -> str:
         return f"Database({str(self.path)!r}{'' if self._as_of is None else f', as_of={self.version}'})"
 
+    def exists(self) -> bool:
+        """Whether anything was ever ingested here."""
+        return self._models.exists()
+
     # -- what there is ---------------------------------------------------------------------------------------------------
 
     @property
@@ -229,7 +233,7 @@ class Database:
         return duckdb.connect().from_arrow(table)
 
     def exemplars(self, bank: str | Bank = "greedy8", count: int = 8, **choice: Any) -> dict[str, np.ndarray]:
-        """The real kernels closest to each template: template name to an (n, kernel_h, kernel_w) array, closest first.
+        """The real kernels closest to each template: template name to (n, kernel_h, kernel_w), closest first.
 
         At most ``count`` each. Kernels with a negative gain come with their sign turned, as the template they stand for. The other
         arguments are those of ``nearest``.
@@ -272,6 +276,7 @@ class Database:
         if k < 1:
             raise InvalidArgument(f"k = {k}: ask for at least 1 neighbour.")
         kernel, own = self._query_kernel(query)
+        shape = (kernel.shape[0], kernel.shape[1])
         parts = centred_unit(kernel.reshape(1, -1))
         if parts.dead[0]:
             raise InvalidArgument("The query kernel is constant: it has no direction, so nothing is similar to it.")
@@ -282,11 +287,11 @@ class Database:
         if exact is None:
             exact = model is not None or self._as_of is not None
         if exact:
-            scores, ids = index.brute_force(self._batches(*kernel.shape, ["filter_id"], model, None), directions, wanted)
+            scores, ids = index.brute_force(self._batches(*shape, ["filter_id"], model, None), directions, wanted)
         else:
             if model is not None or self._as_of is not None:
                 raise InvalidArgument("The index holds all models of the latest version: with model or as_of, search exactly.")
-            scores, ids = self._index(*kernel.shape).search(directions, wanted)
+            scores, ids = self._index(*shape).search(directions, wanted)
         found = [
             (float(score) * (1 if row == 0 else -1), int(filter_id))
             for row in range(len(directions))
@@ -330,8 +335,7 @@ class Database:
         return self._fixed or self._models.snapshot()
 
     def _count(self, table: str) -> int:
-        row = self.sql(f"SELECT count(*) FROM {table}").fetchone()
-        return int(row[0]) if row else 0
+        return int(self.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
     def _session(self) -> Session:
         snapshot, bank_snapshot = self._snapshot(), self._banks.collection.snapshot()
@@ -373,6 +377,7 @@ class Database:
     def _query_kernel(self, query: int | str | ArrayLike) -> tuple[np.ndarray, int | None]:
         """The (kernel_h, kernel_w) kernel meant, and its filter_id if it is a filter of the database."""
         if isinstance(query, (int, np.integer)) or (isinstance(query, str) and query.lstrip("-").isdigit()):
+            values: dict[str, Any]
             where, values = "filter_id = $id", {"id": int(query)}
         elif isinstance(query, str):
             parts = query.rsplit(":", 2)
@@ -386,12 +391,13 @@ class Database:
             if kernel.ndim != 2 or kernel.size < 2 or not np.isfinite(kernel).all():
                 raise InvalidArgument(f"The query kernel has shape {kernel.shape}. Give a 2-D array of finite numbers.")
             return kernel, None
-        row = self.sql(f"SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE {where}", **values).fetchone()
-        if row is None:
+        rows = self.sql(f"SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE {where}", **values).fetchall()
+        if not rows:
             raise NotFound(
                 f'No filter "{query}" in {self.path}. SELECT filter_id, model, layer, channel FROM filters shows what there is.'
             )
-        return np.asarray(row[1], np.float32).reshape(row[2], row[3]), row[0]
+        filter_id, kernel, kernel_h, kernel_w = rows[0]
+        return np.asarray(kernel, np.float32).reshape(kernel_h, kernel_w), filter_id
 
     def _index(self, kernel_h: int, kernel_w: int) -> Any:
         from filterdb.index import KernelIndex

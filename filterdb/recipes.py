@@ -40,6 +40,8 @@ class Entry:
 
     source: str
     facts: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+    """Where the file lies, for a source that is a path."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _parse(path: Path) -> Recipe:
         source = row.pop("source", None)
         if not isinstance(source, str) or not source:
             raise InvalidArgument(f'Model {len(entries) + 1} of the recipe {path.name} has no source. Add source = "...".')
-        entries.append(Entry(_locate(source, path), {**common, **_facts(path, row)}))
+        entries.append(Entry(source, {**common, **_facts(path, row)}, _locate(source, path)))
     return Recipe(path.stem, title, citation, entries)
 
 
@@ -96,12 +98,10 @@ def _facts(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
     return dict(table)
 
 
-def _locate(source: str, recipe: Path) -> str:
-    """The source, with a relative path made whole."""
+def _locate(source: str, recipe: Path) -> Path | None:
+    """Where the file of a source is, or None for a source that is no path."""
     for base in (recipe.parent, folder("ingest").parent):
         if (base / source).is_file():
-            return str(base / source)
+            return base / source
     # data/ lies beside ingest/ in a checkout and in the package alike; a file that is missing is named by where it should be
-    if source.startswith("data/"):
-        return str(folder("data") / source.removeprefix("data/"))
-    return source
+    return folder("data") / source.removeprefix("data/") if source.startswith("data/") else None

@@ -41,6 +41,16 @@ def _database(db: Path | None, as_of: str | None = None) -> Database:
     return Database(db, as_of=as_of)
 
 
+def _existing(db: Path | None, as_of: str | None = None) -> Database:
+    """The database to read: a mistyped folder must not look like an empty database."""
+    from filterdb.errors import StoreError
+
+    database = _database(db, as_of)
+    if not database.exists():
+        raise StoreError(f"There is no database at {database.path}. Name one with --db, or make it: filterdb ingest SOURCE")
+    return database
+
+
 def _assignments(pairs: list[str] | None) -> dict[str, str]:
     values = {}
     for pair in pairs or []:
@@ -137,7 +147,7 @@ def sql(
 
     text = sys.stdin.read() if query == "-" else query
     parameters = {name: value(given) for name, given in _assignments(param).items()}
-    relation = _database(db, as_of).sql(text, **parameters)
+    relation = _existing(db, as_of).sql(text, **parameters)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 
@@ -159,7 +169,7 @@ def query(
             flags = " ".join(f"--{p.name} {p.default or p.name.upper()}" for p in question.parameters)
             print(f"{question.name:<15} {question.title}" + (f"  [{flags}]" if flags else ""))
         return None
-    relation = _database(db, as_of).query(name, **_flags(context.args), **_assignments(param))
+    relation = _existing(db, as_of).query(name, **_flags(context.args), **_assignments(param))
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 
@@ -193,7 +203,7 @@ def nearest(
     """For each kernel, the template of a bank that comes closest as gain * template + offset."""
     import pyarrow as pa
 
-    database = _database(db, as_of)
+    database = _existing(db, as_of)
     if summary:
         reader = database.nearest_summary(bank, model=model, layer=layer, size=size, signed=signed).to_arrow_reader()
     else:
@@ -215,14 +225,14 @@ def similar(
     form: Form = Format.table, as_json: Json = False, out: Out = None, as_of: AsOf = None,
 ) -> None:  # fmt: skip
     """The kernels most like a filter, by Pearson correlation."""
-    relation = _database(db, as_of).similar(filter, k, model=model, signed=not unsigned, exact=True if exact else None)
+    relation = _existing(db, as_of).similar(filter, k, model=model, signed=not unsigned, exact=True if exact else None)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, k)
 
 
 @app.command()
 def remove(models: Annotated[list[str], typer.Argument(help="The models to remove.")], db: Db = None) -> None:
     """Remove models. Their files stay for --as-of until `filterdb verify --vacuum`."""
-    database = _database(db)
+    database = _existing(db)
     for model in models:
         database.remove(model)
         print(f"removed {model}")
@@ -238,7 +248,7 @@ def verify(
     """Check every count, hash and number against the files."""
     from rich.progress import Progress
 
-    database = _database(db)
+    database = _existing(db)
     with Progress(console=console(), disable=as_json or not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task("verifying", total=None)
         report = database.verify(repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -265,7 +275,7 @@ def info(
     versions: Annotated[bool, typer.Option("--versions", help="List the versions, newest first.")] = False,
 ) -> None:  # fmt: skip
     """What a database holds: counts, sizes, bytes, banks, versions."""
-    database = _database(db, as_of)
+    database = _existing(db, as_of)
     if versions:
         history = database.history()
         if as_json:

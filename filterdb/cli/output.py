@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
-PIPED_WIDTH = 160
+PIPED_WIDTH = 1000
 
 
 class Format(StrEnum):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filterdb import recipes
-from filterdb.errors import InvalidArgument, SourceError, not_found
+from filterdb.errors import FilterdbError, InvalidArgument, SourceError, not_found
 from filterdb.schema import Model, ModelFacts
 from filterdb.sources.options import Options, Pending, Progress
 
@@ -107,14 +107,27 @@ def _from_recipe(name: str, options: Options) -> list[Pending]:
     for entry in recipes.load(name).entries:
         if entry.source in recipes.names() or entry.source.endswith(".toml"):
             raise InvalidArgument(f'The recipe {name} lists the recipe "{entry.source}". List its models instead.')
-        found += _resolve(entry.source, replace(plain, **{**entry.facts, **said}))
+        try:
+            chosen = replace(plain, **{**entry.facts, **said})
+            found += [_from_path(entry.path, chosen, entry.source)] if entry.path else _resolve(entry.source, chosen)
+        except FilterdbError as error:  # one line of a long list (a model that this timm does not have) fails alone
+            found.append(_failed(entry.source, error))
     return found
 
 
-def _from_path(path: Path, options: Options) -> Pending:
+def _failed(source: str, error: FilterdbError) -> Pending:
+    @contextlib.contextmanager
+    def open_(progress: Progress | None = None) -> Iterator[Model]:
+        raise error
+        yield
+
+    return Pending(source, None, open_)
+
+
+def _from_path(path: Path, options: Options, source: str | None = None) -> Pending:
     from filterdb.sources import local
 
-    source, name = str(path), options.name or local.stem(path)
+    source, name = source or str(path), options.name or local.stem(path)
 
     @contextlib.contextmanager
     def open_(progress: Progress | None = None) -> Iterator[Model]:

@@ -85,7 +85,7 @@ def parse_header(header: bytes, what: str, size: int | None = None) -> tuple[dic
         end = place.stop
     if size is not None and end != size:
         raise SourceError(
-            f"{what} is {'truncated' if end > size else 'too long'}: its header tells of {end} bytes, it has {size}. Fetch it again."
+            f"{what} is {'truncated' if end > size else 'too long'}: it has {size} bytes for {end} in its header. Fetch it again."
         )
     return places, metadata
 

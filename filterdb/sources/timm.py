@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,33 @@ def pending(spec: str, options: Options) -> list[Pending]:
     return [_pending(name, options) for name in _expand(spec)]
 
 
+@cache
+def _tags() -> dict[str, list[str]]:
+    """The pretrained tags of every architecture."""
+    import timm
+
+    tags: dict[str, list[str]] = {}
+    for name in timm.list_pretrained():
+        architecture, _, tag = name.partition(".")
+        tags.setdefault(architecture, []).append(tag)
+    return tags
+
+
 def _expand(spec: str) -> list[str]:
     import timm
 
     if any(sign in spec for sign in "*?["):
         found: list[str] = timm.list_pretrained(spec)
         if not found:
-            raise not_found("pretrained timm model matching", spec, timm.list_pretrained())
+            raise not_found("pretrained timm model matching", spec, _tags())
         return found
     architecture, _, tag = spec.partition(".")
     if not timm.is_model(architecture):
-        raise not_found("timm model", architecture, timm.list_models(pretrained=True, include_tags=False) or timm.list_models())
-    tags = {name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")}
-    if not tags and not timm.models.is_model_pretrained(architecture):
+        raise not_found("timm model", architecture, _tags())
+    tags = _tags().get(architecture)
+    if tags is None:
         raise SourceError(
-            f"timm has no pretrained weights for {architecture}. Give a checkpoint file with the architecture {architecture}."
+            f"timm has no pretrained weights for {architecture}. Give a checkpoint file and architecture={architecture}."
         )
     if tag and tag not in tags:
         raise not_found(f"pretrained tag of {architecture} called", tag, tags)

@@ -102,7 +102,7 @@ class Collection:
 
     def path(self, table: str, key: str, edition: str) -> Path:
         """Where a member's file of a table lies."""
-        return self.root / table / f"slug={key}" / f"{edition}.parquet"
+        return self.root / table / _join(key, edition)
 
     def history(self) -> list[dict[str, object]]:
         """One row per version, newest first: version, time, operation, model."""
@@ -139,13 +139,15 @@ class Collection:
         if not self.exists():
             return False
         with self._locked():
-            return self._commit(self.first, {slug(name): None}, "remove", name) and self._follow()
+            there = self._commit(self.first, {slug(name): None}, "remove", name)
+            self._follow()
+        return there
 
     def discard(self, keys: Iterable[str]) -> None:
         """Take out members by their slugs, for those whose name can no longer be read."""
         if changes := dict.fromkeys(keys):
             with self._locked():
-                self._commit(self.first, changes, "discard", None)
+                self._commit(self.first, changes, "discard")
                 self._follow()
 
     def repair(self) -> None:
@@ -214,53 +216,51 @@ class Collection:
             if not (self.root / table / "_delta_log").is_dir():
                 DeltaTable.create(self.root / table, schema=self.schemas[table], partition_by=["slug"], mode="ignore")
 
-    def _publish(self, name: str, stage: Path, rows: Mapping[str, int], expect: Callable[[Snapshot], bool]) -> bool:
+    def _publish(self, name: str, stage: Path, expect: Callable[[Snapshot], bool]) -> bool:
         """Move a stage's files into place and commit them; False, and nothing changed, if ``expect`` says so."""
         key, edition = slug(name), f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
         with self._locked():
             self._create()
-            if not expect(self.snapshot()):
+            snapshot = self.snapshot()
+            if not expect(snapshot):
                 return False
             for table in self.schemas:
                 target = self.path(table, key, edition)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(stage / f"{table}.parquet", target)
             # The others first, the first last: it alone makes the member visible.
-            for table in [*self.others, self.first]:
-                self._commit(table, {key: edition}, "ingest", name, rows)
+            self._follow({**snapshot.editions, key: edition}, "ingest")
+            self._commit(self.first, {key: edition}, "ingest", name)
         return True
 
-    def _follow(self) -> bool:
-        """Commit to the other tables whatever makes them name the files that the first one says."""
+    def _follow(self, wanted: Mapping[str, str] | None = None, operation: str = "repair") -> None:
+        """Commit to the other tables whatever makes them name the wanted editions; by default those that the first names.
+
+        This also undoes what a writer committed there before it died.
+        """
         self._create()
-        wanted = self.snapshot().editions
+        wanted = self.snapshot().editions if wanted is None else wanted
         for table in self.others:
             there = dict(map(_split, _paths(DeltaTable(self.root / table))))
             changes = {key: wanted.get(key) for key in {*there, *wanted} if there.get(key) != wanted.get(key)}
-            if changes:
-                self._commit(table, changes, "repair", None)
-        return True
+            self._commit(table, changes, operation)
 
-    def _commit(
-        self,
-        table: str,
-        changes: Mapping[str, str | None],
-        operation: str,
-        name: str | None,
-        rows: Mapping[str, int] | None = None,
-    ) -> bool:
+    def _commit(self, table: str, changes: Mapping[str, str | None], operation: str, name: str | None = None) -> bool:
         """One Delta commit: each slug gets that edition, None takes it out. False if there was nothing to change."""
         delta = DeltaTable(self.root / table)
         now = int(time.time() * 1000)
-        actions: list[AddAction | RemoveAction] = [
-            RemoveAction(path, True, now, None, {"slug": _split(path)[0]}) for path in _paths(delta) if _split(path)[0] in changes
-        ]
+        actions: list[AddAction | RemoveAction] = []
+        for path in _paths(delta):
+            key, _ = _split(path)
+            if key in changes:
+                actions.append(RemoveAction(path, True, now, None, {"slug": key}))
         for key, edition in changes.items():
             if edition is not None:
-                path = self.path(table, key, edition)
-                count = rows[table] if rows else pq.read_metadata(path).num_rows
-                relative = f"slug={key}/{edition}.parquet"
-                actions.append(AddAction(relative, path.stat().st_size, {"slug": key}, now, True, parquet.stats(count)))
+                file = self.path(table, key, edition)
+                rows = pq.read_metadata(file).num_rows
+                actions.append(
+                    AddAction(_join(key, edition), file.stat().st_size, {"slug": key}, now, True, parquet.stats(rows))
+                )
         if not actions:
             return False
         about = {"filterdb.operation": operation} | ({"filterdb.name": name} if name else {})
@@ -292,12 +292,11 @@ class Stage:
     def __init__(self, collection: Collection, folder: Path):
         self._collection = collection
         self._folder = folder
-        self._rows: dict[str, int] = {}
 
     def write(self, table: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
         """Write a table's file; batches may come from a generator, one row group or more each."""
         try:
-            self._rows[table] = parquet.write(self._folder / f"{table}.parquet", tables, schema)
+            parquet.write(self._folder / f"{table}.parquet", tables, schema)
         except OSError as error:
             raise StoreError(f"Writing to {self._collection.root} failed, nothing was stored: {_one_line(error)}") from error
 
@@ -311,11 +310,15 @@ class Stage:
         Returns:
             Whether it was committed.
         """
-        return self._collection._publish(name, self._folder, self._rows, expect)
+        return self._collection._publish(name, self._folder, expect)
 
 
 def _paths(table: DeltaTable) -> list[str]:
     return ["/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()]
+
+
+def _join(key: str, edition: str) -> str:
+    return f"slug={key}/{edition}.parquet"
 
 
 def _split(path: str) -> tuple[str, str]:

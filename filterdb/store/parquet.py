@@ -30,9 +30,8 @@ def _encodings(schema: pa.Schema) -> dict[str, str]:
     return encodings
 
 
-def write(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
-    """Write tables one after another, each starting a row group, and sync to disk. Returns the number of rows."""
-    rows = 0
+def write(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write tables one after another, each starting a row group, and sync to disk."""
     strings = [field.name for field in schema if pa.types.is_string(field.type)]
     with path.open("xb") as file:
         with pq.ParquetWriter(
@@ -45,10 +44,8 @@ def write(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
         ) as writer:
             for table in tables:
                 writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
-                rows += table.num_rows
         file.flush()
         os.fsync(file.fileno())
-    return rows
 
 
 def stats(rows: int) -> str:

@@ -1,0 +1,40 @@
+"""Models made by hand, small enough to work out every answer on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from filterdb import Database
+from filterdb.pipeline import store
+from filterdb.schema import Layer, Model, ModelFacts
+
+
+def make_model(name: str, layers: Mapping[str, np.ndarray], **facts: Any) -> Model:
+    """A model with these layers, (channels, kernel_h, kernel_w) each."""
+    arrays = {layer: np.ascontiguousarray(kernels, np.float32) for layer, kernels in layers.items()}
+    described = [
+        Layer(layer, k.shape[1], k.shape[2], k.shape[0], k.shape[0], (1, 1), (1, 1), (k.shape[1] // 2, k.shape[2] // 2), "zeros")
+        for layer, k in arrays.items()
+    ]
+    return Model(name, ModelFacts(source=f"test:{name}", **facts), described, lambda: iter(arrays.values()))
+
+
+def random_kernels(n: int, h: int = 7, w: int = 7, seed: int = 0) -> np.ndarray:
+    """Kernels without structure."""
+    return np.random.default_rng(seed).standard_normal((n, h, w)).astype(np.float32)
+
+
+def put(database: Database, name: str, layers: Mapping[str, np.ndarray], **facts: Any) -> None:
+    """Store a model made by hand."""
+    store(database._models, make_model(name, layers, **facts))
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Database:
+    """A database that does not exist yet."""
+    return Database(tmp_path / "filters")

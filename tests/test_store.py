@@ -1,0 +1,288 @@
+"""The store: bit-equal round trips, replacement, versions, two writers, and a kill at any moment."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from conftest import make_model, put, random_kernels
+from deltalake import DeltaTable
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from filterdb import Database
+from filterdb.errors import InvalidArgument, NotFound, SourceError, StoreError
+from filterdb.pipeline import store
+from filterdb.store.collection import slug
+
+
+def kernels_of(db: Database, model: str, layer: str) -> np.ndarray:
+    rows = db.sql(
+        "SELECT kernel, kernel_h, kernel_w FROM filters WHERE model = $m AND layer = $l ORDER BY channel", m=model, l=layer
+    ).fetchall()
+    return np.array([row[0] for row in rows], np.float32).reshape(len(rows), rows[0][1], rows[0][2])
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(2, 5)),
+        elements=st.floats(allow_nan=False, allow_infinity=False, width=32),
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+def test_what_goes_in_comes_out_bit_equal(tmp_path_factory, kernels):
+    db = Database(tmp_path_factory.mktemp("db"))
+    put(db, "net", {"conv": kernels})
+    assert kernels_of(db, "net", "conv").tobytes() == kernels.tobytes()
+
+
+def test_columns_say_what_the_contract_says(db):
+    put(db, "net", {"a": random_kernels(2, 3, 3), "b": random_kernels(4, 1, 5), "c": random_kernels(3, 3, 3)}, dataset="d")
+    rows = db.sql("SELECT model, layer, channel, depth, size, kernel_h, kernel_w, dataset FROM filters ORDER BY depth, channel")
+    assert rows.fetchall() == [
+        ("net", layer, channel, depth, size, *map(int, size.split("x")), "d")
+        for depth, (layer, n, size) in enumerate([("a", 2, "3x3"), ("b", 4, "1x5"), ("c", 3, "3x3")])
+        for channel in range(n)
+    ]
+    assert db.sql("SELECT layer, depth_norm, padding, padding_h, padding_w, stride FROM layers ORDER BY depth").fetchall() == [
+        ("a", 0.0, 1, 1, 1, 1), ("b", 0.5, None, 0, 2, 1), ("c", 1.0, 1, 1, 1, 1),
+    ]  # fmt: skip
+    assert db.sql("SELECT typeof(kernel), count(*) FROM filters_1x5 GROUP BY ALL").fetchall() == [("FLOAT[5]", 4)]
+
+
+def test_ingesting_again_replaces_and_leaves_others_alone(db):
+    put(db, "net", {"conv": random_kernels(5)})
+    put(db, "other", {"conv": random_kernels(2)})
+    put(db, "net", {"conv": random_kernels(3, seed=1)})
+    assert db.sql("SELECT model, count(*) FROM filters GROUP BY ALL ORDER BY ALL").fetchall() == [("net", 3), ("other", 2)]
+    assert db.models == ["net", "other"]
+    assert db.verify().ok
+
+
+def test_old_versions_can_be_read_by_number_and_time(db):
+    put(db, "net", {"conv": random_kernels(5)})
+    first, moment = db.version, datetime.now(UTC)
+    time.sleep(0.02)
+    put(db, "net", {"conv": random_kernels(3)})
+    for as_of in (first, str(first), moment, moment.isoformat()):
+        old = Database(db.path, as_of=as_of)
+        assert old.sql("SELECT count(*) FROM filters").fetchall() == [(5,)]
+        with pytest.raises(StoreError, match="read only"):
+            old.remove("net")
+    with pytest.raises(StoreError, match="versions run from 0"):
+        Database(db.path, as_of=99)
+    with pytest.raises(InvalidArgument, match="neither a version number"):
+        Database(db.path, as_of="yesterday")
+    assert [entry["operation"] for entry in db.history()] == ["ingest", "ingest", "create"]
+
+
+def test_remove_then_vacuum(db):
+    put(db, "net", {"conv": random_kernels(5)})
+    put(db, "other", {"conv": random_kernels(5)})
+    with pytest.raises(NotFound, match='Did you mean "net"'):
+        db.remove("nett")
+    db.remove("net")
+    assert db.models == ["other"]
+    assert db.verify().ok
+    assert db.vacuum() > 0
+    assert db.vacuum() == 0
+    assert db.verify().ok
+    assert db.info().filters == 5
+
+
+def test_nothing_is_stored_of_a_model_with_nan_weights(db):
+    put(db, "net", {"conv": random_kernels(2)})
+    bad = random_kernels(3)
+    bad[1, 2, 3] = np.nan
+    with pytest.raises(SourceError, match=r"conv has NaN or infinite weights in 1 kernels"):
+        put(db, "net", {"good": random_kernels(2), "conv": bad})
+    assert db.info().filters == 2
+    assert db.verify().ok
+
+
+def test_other_engines_read_the_same_rows_without_us(db):
+    put(db, "a/b 'c'", {"conv": random_kernels(5)})
+    put(db, "net", {"conv": random_kernels(3)})
+    put(db, "net", {"conv": random_kernels(4)})
+    expected = sorted(db.sql("SELECT filter_id FROM filters").fetchall())
+    scanned = pl.scan_delta(str(db.path / "filters")).select("filter_id", "model", "kernel").collect()
+    assert sorted(scanned["filter_id"].to_list()) == [i for (i,) in expected]
+    assert scanned["kernel"].list.len().unique().to_list() == [49]
+    arrow = DeltaTable(db.path / "filters").to_pyarrow_table(columns=["model"])
+    assert sorted(arrow["model"].to_pylist()) == ["a/b 'c'"] * 5 + ["net"] * 4
+
+
+def test_names_that_look_alike_have_slugs_of_their_own():
+    names = ["a/b", "a_b", "a b", "a'b", "ä", "a" * 300, "a" * 301, ".", "..", "", "con.x"]
+    assert len({slug(name) for name in names}) == len(names)
+    assert all("/" not in slug(name) and "'" not in slug(name) for name in names)
+
+
+def test_threads_ingesting_many_models_at_once(db):
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda i: put(db, f"net{i % 5}", {"conv": random_kernels(4, seed=i)}), range(30)))
+    assert db.models == [f"net{i}" for i in range(5)]
+    assert db.info().filters == 20
+    report = db.verify()
+    assert (report.ok, report.problems, report.leftovers) == (True, [], [])
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import put, random_kernels
+from filterdb import Database
+db = Database({path!r})
+print("ready", flush=True)
+for i in range({rounds}):
+    put(db, "shared", {{"conv": random_kernels({channels}, seed=i), "wide": random_kernels({channels}, 5, 5, seed=i)}})
+"""
+
+
+def writer(db: Database, channels: int, rounds: int = 10_000) -> subprocess.Popen:
+    code = WRITER.format(tests=str(Path(__file__).parent), path=str(db.path), rounds=rounds, channels=channels)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_ingesting_the_same_model_at_once(db):
+    writers = [writer(db, channels, rounds=8) for channels in (3, 11)]
+    seen = set()
+    while any(process.poll() is None for process in writers):
+        # A reader never sees a mixture: both layers are of one writer.
+        rows = db.sql("SELECT layer, count(*) FROM filters GROUP BY layer ORDER BY layer").fetchall()
+        assert rows in ([], [("conv", 3), ("wide", 3)], [("conv", 11), ("wide", 11)])
+        seen.add(str(rows))
+    for process in writers:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert len(seen) > 1
+    assert db.models == ["shared"]
+    report = db.verify()
+    assert (report.ok, report.problems, report.leftovers) == (True, [], [])
+
+
+def kill_rounds(db: Database, rounds: int, seed: int) -> None:
+    rng = random.Random(seed)
+    put(db, "bystander", {"conv": random_kernels(4)})
+    for _ in range(rounds):
+        process = writer(db, 5)
+        time.sleep(rng.uniform(0.0, 0.12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # What a reader sees is whole at once, without any repair …
+        rows = db.sql("SELECT model, count(*) FROM filters GROUP BY ALL ORDER BY ALL").fetchall()
+        assert rows in ([("bystander", 4)], [("bystander", 4), ("shared", 10)])
+        report = db.verify()
+        assert report.problems == []
+        # … and a repair leaves no trace of the killed writer.
+        if report.leftovers:
+            assert db.verify(repair=True).ok
+            assert db.verify().leftovers == []
+            scanned = pl.scan_delta(str(db.path / "filters")).select("model").collect()
+            assert len(scanned) == sum(n for _, n in rows)
+
+
+def test_a_kill_at_any_of_a_few_moments_leaves_a_database_that_verifies(db):
+    kill_rounds(db, 6, seed=0)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_of_100_random_moments_leaves_a_database_that_verifies(db):
+    kill_rounds(db, 100, seed=1)
+
+
+def test_the_next_ingest_mends_the_tables_that_others_read(db, monkeypatch):
+    put(db, "net", {"conv": random_kernels(2)})
+    # A writer that dies after its first commits, before the one that counts.
+    commit = db._models._commit
+    monkeypatch.setattr(db._models, "_commit", lambda table, *rest: commit(table, *rest) if table != "models" else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        put(db, "net", {"conv": random_kernels(7)})
+    monkeypatch.undo()
+    assert db.info().filters == 2
+    assert db.verify().leftovers
+    put(db, "other", {"conv": random_kernels(3)})
+    assert len(pl.scan_delta(str(db.path / "filters")).collect()) == 5
+    assert db._models.out_of_line() == []
+
+
+def test_verify_sees_each_kind_of_damage(db):
+    put(db, "net", {"conv": random_kernels(6)})
+    put(db, "other", {"conv": random_kernels(6)})
+    snapshot = db._models.snapshot()
+    path = db._models.path("filters", "net", snapshot.editions["net"])
+    whole = path.read_bytes()
+
+    table = pq.read_table(path, partitioning=None)
+    damages = {
+        "filters were ingested": table.slice(0, 5),
+        "kernels have changed": table.set_column(table.schema.get_field_index("kernel"), "kernel", table["kernel"].take([1, 0, 2, 3, 4, 5])),
+        "column mean": table.set_column(table.schema.get_field_index("mean"), "mean", table["norm"]),
+        "filter_ids are not": table.set_column(0, "filter_id", table["filter_id"].take([1, 0, 2, 3, 4, 5])),
+    }
+    for words, damaged in damages.items():
+        pq.write_table(damaged, path)
+        assert any(words in problem for problem in db.verify().problems), words
+    path.write_bytes(whole[:-100])
+    assert len(db.verify().problems) == 1
+    path.unlink()
+    assert "net" in db.verify().problems[0]
+    report = db.verify(repair=True)
+    assert report.ok
+    assert db.models == ["other"]
+    assert db.verify().ok
+
+
+def test_a_full_disk_leaves_the_last_version(db, monkeypatch):
+    put(db, "net", {"conv": random_kernels(2)})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="nothing was stored: .*No space left"):
+        put(db, "net", {"conv": random_kernels(9)})
+    monkeypatch.undo()
+    assert db.info().filters == 2
+    assert db.verify().ok
+
+
+def test_a_file_is_not_a_database(tmp_path):
+    (tmp_path / "x").write_text("hello")
+    with pytest.raises(StoreError, match="is a file"):
+        Database(tmp_path / "x")
+    with pytest.raises(StoreError, match="object stores are not supported"):
+        Database("s3://bucket/filters")
+
+
+def test_a_damaged_log_is_one_line(db):
+    put(db, "net", {"conv": random_kernels(2)})
+    for entry in (db.path / "models" / "_delta_log").glob("*.json"):
+        entry.write_text("{")
+    with pytest.raises(StoreError, match="cannot be read"):
+        db.sql("SELECT 1")
+
+
+def test_many_sizes_in_one_model_stream_apart(db):
+    rng = np.random.default_rng(0)
+    layers = {f"l{i}": rng.standard_normal((5, *size)).astype(np.float32) for i, size in enumerate([(3, 3), (7, 7), (3, 3), (1, 9), (7, 7)])}
+    store(db._models, make_model("net", layers))
+    found = np.concatenate([batch.kernels for batch in db._batches(7, 7, [], None, None)])
+    np.testing.assert_array_equal(found, np.concatenate([layers["l1"], layers["l4"]]).reshape(10, 49))
+    for name, kernels in layers.items():
+        np.testing.assert_array_equal(kernels_of(db, "net", name), kernels)

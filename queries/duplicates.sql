@@ -2,7 +2,7 @@
 -- $size = 7x7: rows x columns of the kernels
 -- $least = 2: copies at least
 SELECT count(*) AS copies, count(DISTINCT model) AS models, min(filter_id) AS filter_id, min(model) AS first_model,
-       round(any_value(norm), 4) AS norm
+       round(any_value(norm::DOUBLE), 4) AS norm
 FROM filters
 WHERE size = $size AND NOT dead
 GROUP BY kernel

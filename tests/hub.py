@@ -25,7 +25,7 @@ LIES = (
 class Hub:
     """What the hub holds, how it lies, and what it was asked for."""
 
-    def __init__(self, repos: Mapping[str, Mapping[str, bytes]], redirect: bool = False) -> None:
+    def __init__(self, repos: dict[str, Mapping[str, bytes]], redirect: bool = False) -> None:
         self.repos, self.redirect = repos, redirect
         self.lie: str | None = None
         self.times = -1
@@ -39,6 +39,7 @@ class Hub:
         self.tokens: list[str | None] = []
         self.endpoint = ""
         self._lock = threading.Lock()
+        self._etags: dict[int, str] = {}
 
     def lies(self, lie: str, times: int = -1, only_after: int = 0, **headers: str) -> None:
         """From now on."""
@@ -55,6 +56,12 @@ class Hub:
                 return None
             self.times -= 1
             return self.lie
+
+    def etag(self, content: bytes) -> str:
+        with self._lock:
+            if id(content) not in self._etags:
+                self._etags[id(content)] = hashlib.sha256(content).hexdigest()
+            return self._etags[id(content)]
 
     def count(self, sent: int) -> None:
         with self._lock:
@@ -95,7 +102,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             content = hub.repos[found[1]].get(found[3])
             if content is None:
                 return self.error(404, "EntryNotFound", body)
-            etag = hashlib.sha256(content).hexdigest()
+            etag = hub.etag(content)
             linked = {
                 "X-Repo-Commit": COMMIT,
                 "X-Linked-ETag": f'"{etag}"',
@@ -127,12 +134,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def push(self, content: bytes) -> None:
             for start in range(0, len(content), 65536):
                 piece = content[start : start + 65536]
+                hub.count(len(piece))
                 try:
                     self.wfile.write(piece)
                 except OSError:  # the client has hung up
                     self.close_connection = True
                     return
-                hub.count(len(piece))
 
         def file(self, content: bytes, headers: dict[str, str], body: bool) -> None:
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -177,12 +184,18 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no news."""
+
+
 @contextmanager
-def serve(repos: Mapping[str, Mapping[str, bytes]], redirect: bool = False) -> Iterator[Hub]:
+def serve(repos: dict[str, Mapping[str, bytes]], redirect: bool = False) -> Iterator[Hub]:
     """A hub for as long as the context lasts."""
     hub = Hub(repos, redirect)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _handler(hub))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -206,7 +219,7 @@ def connected(hub: Hub, cache: Any) -> Iterator[None]:
         patch.delenv("HF_TOKEN", raising=False)
         patch.delenv("HF_HUB_OFFLINE", raising=False)
         for name, value in {
-            "ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DOWNLOAD_TIMEOUT": 0.5, "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(cache), "HF_HUB_DOWNLOAD_TIMEOUT": 0.5, "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": True, "HF_TOKEN_PATH": str(cache / "token"),
         }.items():  # fmt: skip
             patch.setattr(constants, name, value)

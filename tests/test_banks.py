@@ -207,7 +207,7 @@ def test_templates_are_copied_and_cannot_be_changed() -> None:
 # Files
 
 printable = st.characters(codec="utf-8", exclude_categories=["C", "Z"])
-words = st.text(printable | st.sampled_from(" :,\"#"), min_size=1, max_size=12).map(lambda word: word.strip() or "blank")
+words = st.text(printable | st.sampled_from(' :,"#'), min_size=1, max_size=12).map(lambda word: word.strip() or "blank")
 
 
 @st.composite

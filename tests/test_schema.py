@@ -23,8 +23,6 @@ def test_a_known_id_never_changes():
     assert filter_ids("convnextv2_atto.fcmae", "stages.0.blocks.0.conv_dw", 1).tolist() == [6615808940379944549]
 
 
-
-
 @given(st.text(max_size=30), st.text(max_size=30), st.integers(1, 2000))
 def test_ids_are_positive_and_distinct(model, layer, channels):
     ids = filter_ids(model, layer, channels)

@@ -22,7 +22,6 @@ LONGEST_WAIT = 120.0
 """Seconds; a server that asks for more patience than this is given up."""
 SMALL = 32 * 2**20
 """Bytes of the largest configuration, index or listing that is taken."""
-PIECE = 2**18
 
 T = TypeVar("T")
 
@@ -80,7 +79,7 @@ def get_small(url: str, what: str) -> bytes:
             if response.status_code != 200:
                 raise HubError(f"{what}: {_host(url)} answered {response.status_code}. Check HF_ENDPOINT, or give a local file.")
             body = bytearray()
-            for piece in response.iter_bytes(PIECE):
+            for piece in response.iter_bytes():
                 body += piece
                 if len(body) > SMALL:
                     raise HubError(f"{what}: {_host(url)} sent more than {SMALL} bytes. Check HF_ENDPOINT, or give a local file.")
@@ -135,7 +134,7 @@ class Remote:
                 self._learn(response)
             expected = end - start
             count = 0
-            for piece in response.iter_raw(PIECE):
+            for piece in response.iter_raw():  # as it arrives: pieces of a set size would be lost with a broken connection
                 count += len(piece)
                 if count > expected:
                     raise HubError(
@@ -198,7 +197,7 @@ def download(url: str, path: Path, what: str, moved: Callable[[int], None] | Non
                 have = 0
             with partial.open("ab" if have else "wb") as file:
                 count = 0
-                for piece in response.iter_raw(PIECE):
+                for piece in response.iter_raw():
                     count += file.write(piece)
                     if moved:
                         moved(len(piece))

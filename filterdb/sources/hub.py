@@ -75,10 +75,8 @@ def open_hub(
     """The model in a repository: from the cache, by ranges, or by a whole download."""
     what = facts.source
     file = place.file or DEFAULT
-    cached = _cached(place, file)
-    if cached is None and place.file is None:
-        cached = next(filter(None, (_cached(place, other) for other in _PREFERRED)), None)
-    if cached is not None and not cached.name.endswith(INDEX):
+    cached = _cached_weights(place)
+    if cached is not None:
         return _from_cache(cached, name, facts, options, network, progress)
     notes: list[str] = []
     try:
@@ -180,7 +178,7 @@ def _config(place: HubFile, what: str) -> Mapping[str, Any] | None:
     file = f"{folder}/config.json" if folder else "config.json"
     cached = _cached(place, file)
     try:
-        if cached is None and (offline() or _cached(place, place.file or DEFAULT) is not None):
+        if cached is None and (offline() or _cached_weights(place) is not None):
             return None  # the weights are here, so the network is not needed
         config = json.loads(cached.read_bytes() if cached else get_small(place.url(file), what))
     except (Missing, ValueError):
@@ -210,6 +208,12 @@ def _timm_style(config: Mapping[str, Any], facts: ModelFacts, options: Options) 
         return facts, build(architecture, {**(args or {}), **options.architecture_args}, pointwise=options.pointwise)
     except FilterdbError:
         return facts, None
+
+
+def _cached_weights(place: HubFile) -> Path | None:
+    """The weights in the hub's local cache, as one whole file."""
+    files = (place.file,) if place.file else (DEFAULT, *_PREFERRED)
+    return next(filter(None, (_cached(place, file) for file in files if not file.endswith(INDEX))), None)
 
 
 def _cached(place: HubFile, file: str) -> Path | None:

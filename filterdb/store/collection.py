@@ -258,9 +258,7 @@ class Collection:
             if edition is not None:
                 file = self.path(table, key, edition)
                 rows = pq.read_metadata(file).num_rows
-                actions.append(
-                    AddAction(_join(key, edition), file.stat().st_size, {"slug": key}, now, True, parquet.stats(rows))
-                )
+                actions.append(AddAction(_join(key, edition), file.stat().st_size, {"slug": key}, now, True, parquet.stats(rows)))
         if not actions:
             return False
         about = {"filterdb.operation": operation} | ({"filterdb.name": name} if name else {})

@@ -33,7 +33,13 @@ class Session:
             con.unregister("incoming")
         for name, (files, schema) in views.items():
             if files:
-                con.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({_literal(files)}, hive_partitioning=false)")
+                # Times are UTC; with a zone attached, DuckDB could hand them to Python only where pytz is installed.
+                times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
+                plain = ", ".join(f"make_timestamp(epoch_us({column})) AS {column}" for column in times)
+                columns = f"* REPLACE ({plain})" if times else "*"
+                con.execute(
+                    f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet({_literal(files)}, hive_partitioning=false)"
+                )
             else:
                 con.register("incoming", schema.empty_table())
                 con.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")

@@ -1,0 +1,105 @@
+"""SQL is whole, and read only."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import put, random_kernels
+
+from filterdb.errors import NotFound, QueryError
+
+
+@pytest.fixture
+def full(db):
+    put(db, "net", {"a": random_kernels(2, 3, 3), "b": random_kernels(3)})
+    return db
+
+
+def test_relations_speak_every_dialect(full):
+    relation = full.sql("SELECT filter_id, kernel FROM filters ORDER BY filter_id")
+    assert len(relation.fetchall()) == len(relation.df()) == relation.pl().height == relation.to_arrow_table().num_rows == 5
+
+
+def test_parameters(full):
+    assert full.sql("SELECT count(*) FROM filters WHERE size = $size", size="7x7").fetchall() == [(3,)]
+    with pytest.raises(NotFound, match=r'No parameter "sise". Did you mean "size"'):
+        full.sql("SELECT count(*) FROM filters WHERE size = $size", sise="7x7")
+    with pytest.raises(QueryError, match=r"needs a value for \$size"):
+        full.sql("SELECT count(*) FROM filters WHERE size = $size")
+
+
+def test_views(full):
+    names = {row[0] for row in full.sql("SHOW TABLES").fetchall()}
+    assert names == {"models", "layers", "filters", "filters_3x3", "filters_7x7", "banks", "templates"}
+    assert full.sql("SELECT count(*) FROM templates WHERE bank = 'greedy8'").fetchall() == [(8,)]
+    # One matrix product in SQL agrees with db.nearest.
+    best = full.sql(
+        """SELECT f.filter_id, arg_max(t.template, abs(list_cosine_similarity(list_transform(f.kernel::FLOAT[], lambda x: x - f.mean),
+               t.kernel)))
+           FROM filters_7x7 AS f, (SELECT template, list_transform(kernel, lambda x: x - list_avg(kernel)) AS kernel FROM templates
+                                   WHERE bank = 'greedy8') AS t
+           GROUP BY ALL ORDER BY ALL"""
+    ).fetchall()
+    assert best == sorted((row[0], row[4]) for row in full.nearest(bank="greedy8").fetchall())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP VIEW filters", "CREATE TABLE t AS SELECT 1", "COPY filters TO 'x.parquet'", "ATTACH 'x.db'", "INSTALL httpfs",
+        "SET threads = 1", "PRAGMA database_list", "CALL pragma_version()", "INSERT INTO models VALUES (1)", "DELETE FROM filters",
+        "EXPLAIN ANALYZE COPY filters TO 'x.parquet'", "EXPLAIN COPY filters TO 'x.parquet'", "explain (format json) drop view filters",
+        "/* x */ EXPLAIN ANALYZE DROP VIEW filters", "SELECT 1; DROP VIEW filters", "SELECT 1; SELECT 2", "", ";", "-- nothing",
+        "EXPORT DATABASE 'x'", "CHECKPOINT", "VACUUM", "BEGIN", "UPDATE models SET top1 = 100", "LOAD httpfs", "USE memory",
+        "PREPARE p AS DROP VIEW filters", "EXECUTE p", "RESET threads", "COMMENT ON VIEW filters IS 'x'", "ALTER VIEW filters RENAME TO x",
+    ],
+)  # fmt: skip
+def test_nothing_but_reading(full, statement, tmp_path):
+    before = sorted(p.name for p in full.path.rglob("*"))
+    with pytest.raises(QueryError):
+        full.sql(statement)
+    assert full.sql("SELECT count(*) FROM filters").fetchall() == [(5,)]
+    assert sorted(p.name for p in full.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_text('{secret}')", "SELECT * FROM '{secret}'", "SELECT * FROM read_csv('{secret}')",
+        "SELECT * FROM glob('{folder}/*')", "SELECT * FROM sniff_csv('{secret}')", "SELECT * FROM read_blob('{secret}')",
+        "SELECT * FROM read_parquet('{database}-2/models/*/*.parquet')", "SELECT * FROM read_text('{database}/../secret.csv')",
+        "SELECT getenv('HOME')", "SELECT * FROM read_csv('https://example.com/x.csv')",
+    ],
+)  # fmt: skip
+def test_no_other_file_can_be_read(full, query, tmp_path):
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a,b\n1,2\n")
+    with pytest.raises((QueryError, Exception), match=r"(?i)permission|disabled|not exist|cannot access") as caught:
+        full.sql(query.format(secret=secret, folder=tmp_path, database=full.path)).fetchall()
+    assert "1,2" not in str(caught.value)
+
+
+def test_the_callers_variables_are_not_tables(full):
+    secret = full.sql("SELECT 1 AS x").df()
+    with pytest.raises(QueryError, match="secret"):
+        full.sql("SELECT * FROM secret")
+    del secret
+
+
+@pytest.mark.parametrize("query", ["EXPLAIN SELECT 1", "EXPLAIN ANALYZE SELECT count(*) FROM filters", "DESCRIBE filters", "SUMMARIZE models",
+                                   "FROM models", "WITH x AS (SELECT 1) FROM x", "VALUES (1)", "SHOW TABLES"])  # fmt: skip
+def test_reading_in_all_its_forms(full, query):
+    assert full.sql(query).fetchall()
+
+
+@pytest.mark.parametrize("query", ["SELEC 1", "SELECT nme FROM models", "SELECT * FROM filter", "SELECT 1 +", "SELECT '"])
+def test_a_slip_is_one_clear_line(full, query):
+    with pytest.raises(QueryError) as caught:
+        full.sql(query)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_database_has_all_tables(db):
+    for table in ("models", "layers", "filters"):
+        assert db.sql(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
+    assert db.sql("SELECT count(*) FROM banks").fetchall()[0][0] >= 7
+    assert not db.path.exists()

@@ -21,7 +21,6 @@ from filterdb.sources import Options, resolve
 from filterdb.sources.ranges import coalesce
 from tests.hub import COMMIT, Hub, connected, serve
 
-
 CONFIG = {
     "architecture": "convnextv2_atto",
     "num_classes": 1000,

@@ -169,7 +169,8 @@ def query(
             flags = " ".join(f"--{p.name} {p.default or p.name.upper()}" for p in question.parameters)
             print(f"{question.name:<15} {question.title}" + (f"  [{flags}]" if flags else ""))
         return None
-    relation = _existing(db, as_of).query(name, **_flags(context.args), **_assignments(param))
+    parameters = _flags(context.args) | _assignments(param)
+    relation = _existing(db, as_of).query(name, **parameters)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 

@@ -19,7 +19,7 @@ from filterdb.sources.options import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NEEDS = re.compile(r"GLOBAL ([\w.]+) was not|Unsupported (?:global|class|operand|instruction)[^\w]+(?:GLOBAL )?([\w.]+)")
+_NEEDS = re.compile(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|Can only build [^,]+, but got ([\w.]+)")
 
 
 class TorchCheckpoint:
@@ -80,15 +80,17 @@ def _load(path: Path, what: str, mapped: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a stranger's bytes make torch raise anything at all
-        text = str(error)
-        if "weights_only" in text or "WeightsUnpickler" in text or "Weights only load failed" in text:
-            needs = _NEEDS.search(text)
-            code = f" ({needs[1] or needs[2]})" if needs else ""
-            if needs or "Unsupported" in text:
-                raise SourceError(
-                    f"{what} needs code{code} to be unpickled, so it was refused and nothing was executed. "
-                    "Where you trust it, load it in torch and save its state_dict() alone."
-                ) from error
+        needs = _NEEDS.search(str(error))
+        if needs:
+            raise SourceError(
+                f"{what} needs code ({next(filter(None, needs.groups()))}) to be unpickled, so it was refused and nothing was "
+                "executed. Where you trust it, load it in torch and save its state_dict() alone."
+            ) from error
+        if type(error).__name__ == "UnpicklingError":
+            raise SourceError(
+                f"{what} cannot be loaded as weights only ({_line(error)}): it is damaged or needs code; nothing was executed. "
+                "Fetch it again, or save its state_dict() alone."
+            ) from error
         raise SourceError(f"{what} is damaged, truncated or not a checkpoint ({_line(error)}). Fetch it again.") from error
 
 
@@ -120,7 +122,7 @@ def _refuse_absurd(tensor: Tensor, what: str) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error, short."""
-    text = str(error).strip().splitlines()
+    """The first line of an error, short, without torch's advice to load unsafely."""
+    text = str(error).partition("WeightsUnpickler error:")[2].strip().splitlines() or str(error).strip().splitlines()
     line = re.sub(r"\x1b\[[0-9;]*m", "", text[0]) if text else ""
     return f"{type(error).__name__}: {line[:160]}" if line else type(error).__name__

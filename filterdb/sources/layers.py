@@ -146,6 +146,7 @@ def from_shapes(
     """
     left: dict[str, list[str]] = {reason: list(names) for reason, names in (skipped or {}).items()}
     keys: list[str] = []
+    stored: set[Any] = set()
     for key, tensor in tensors.items():
         shape = tuple(tensor.shape)
         if len(shape) != 4 or shape[0] < 2 or shape[1] != 1:
@@ -159,7 +160,10 @@ def from_shapes(
             left.setdefault(f"is larger than {LARGEST} x {LARGEST}", []).append(key)
         elif not _is_float(tensor):
             left.setdefault(NOT_FLOAT, []).append(key)
+        elif (place := _place(tensor)) is not None and place in stored:
+            left.setdefault(SHARED, []).append(key)
         else:
+            stored.add(place)
             keys.append(key)
     names = [key.removesuffix(".weight") for key in keys]
     shapes = [tuple(tensors[key].shape) for key in keys]
@@ -168,6 +172,12 @@ def from_shapes(
         for name, shape, stage in zip(names, shapes, stages_of(names), strict=True)
     ]
     return layers, keys, _as_skipped(left)
+
+
+def _place(tensor: Any) -> Any:
+    """Where a tensor of torch's lies: two keys of one place are one set of weights. None for other leaves."""
+    pointer = getattr(tensor, "data_ptr", None)
+    return (pointer(), tuple(tensor.shape), tensor.stride()) if pointer and not tensor.is_meta else None
 
 
 def _is_float(tensor: Any) -> bool:

@@ -1,0 +1,85 @@
+"""``python -m tests.benchmarks [--only NAME …] [--small] [--folder DIR]``, from the root of the checkout.
+
+Measures, prints progress, and writes results.md and results.json beside this file. Benchmarks that were not run keep the results
+they had, if those are from the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import disk, ingest_huge, nearest, similar, startup
+from tests.benchmarks.measure import Row, machine, say
+
+BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in (ingest_huge, nearest, similar, disk, startup)}
+HEAD = ("what", "filterdb", "against", "", "ratio", "goal for the ratio", "")
+
+
+def main() -> None:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure filterdb.")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--small", action="store_true", help="try everything in minutes; results go beside the data, not into the repo")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "filterdb-benchmarks",
+        help="where the weights and databases are made and kept for the next run (7 GB)",
+    )  # fmt: skip
+    given = parser.parse_args()
+    folder = given.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder if given.small else Path(__file__).parent
+    for name in given.only:
+        say(name)
+        about = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "load": f"{os.getloadavg()[0]:.1f}"}
+        start = time.perf_counter()
+        rows = BENCHMARKS[name].benchmark(folder, given.small)
+        about["minutes"] = f"{(time.perf_counter() - start) / 60:.1f}"
+        for row in rows:
+            say("  " + " | ".join(cell for cell in row.cells() if cell))
+        keep(target, name, about, rows, given.small)
+    say(f"written: {target.name}/results.md and results.json")
+
+
+def keep(target: Path, name: str, about: dict[str, str], rows: list[Row], small: bool) -> None:
+    """Merge one benchmark's results with those of the others, and write both files."""
+    file = target / "results.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if results.get("machine") != machine():
+        results = {"machine": machine(), "benchmarks": {}}
+    results["benchmarks"][name] = about | {"rows": [asdict(row) | {"ratio": row.ratio, "met": row.met} for row in rows]}
+    file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    (target / "results.md").write_text(page(results, small))
+
+
+def page(results: dict[str, Any], small: bool) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# Benchmarks", "",
+        "Written by `python -m tests.benchmarks`" + (" `--small`: a trial, not a result." if small else "."), "",
+        "A ratio is filterdb's number divided by the other's, measured in turns in one run, each in a process of its own; medians.",
+        "Memory is the peak resident set above that of the same process after its imports (and, for numpy, its loading).",
+        "Files are in the page cache. Bytes from the hub are those of the answers' bodies.", "",
+        *(f"* {key}: {value}" for key, value in results["machine"].items()), "",
+    ]  # fmt: skip
+    for name in (name for name in BENCHMARKS if name in results["benchmarks"]):
+        found = results["benchmarks"][name]
+        lines += [f"## {name}", "", (BENCHMARKS[name].__doc__ or "").strip(), ""]
+        lines += [f"{found['date']}, {found['minutes']} minutes, load of the machine at the start {found['load']}.", ""]
+        lines += [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
+        for row in found["rows"]:
+            fields = {key: value for key, value in row.items() if key not in ("ratio", "met")}
+            lines.append(f"| {' | '.join(Row(**fields).cells())} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

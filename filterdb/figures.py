@@ -46,11 +46,11 @@ def nearest_picture(bank: Bank, exemplars: Mapping[str, NDArray[np.floating]], p
     for row, name in enumerate(bank.names):
         for axes in grid[row]:
             axes.set_axis_off()
-        kernels = [bank.templates[row], None, *(kernel - kernel.mean() for kernel in exemplars.get(name, []))]
+        kernels = [bank.templates[row], None, *exemplars.get(name, [])]
         for axes, kernel in zip(grid[row], kernels, strict=False):
             if kernel is not None:
                 axes.set_axis_on()
-                draw_kernel(axes, kernel)
+                draw_kernel(axes, kernel - kernel.mean())
         grid[row][0].set_ylabel(bank.labels[row] or name, rotation=0, ha="right", va="center", fontsize=8)
     grid[0][0].set_title("template", fontsize=8)
     if columns:

@@ -119,6 +119,12 @@ def test_the_contracted_verbs_of_the_foundation_are_there_and_documented():
         assert getattr(Database, verb).__doc__, verb
 
 
+@pytest.mark.parametrize("tool", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
+def test_the_code_is_clean(tool):
+    done = subprocess.run([sys.executable, "-m", *tool], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["version"] == filterdb.__version__

@@ -89,6 +89,10 @@ def test_other_contents(tmp_path: Path) -> None:
     refused(tmp_path / "zero.pth", "no elements")
     torch.save({"a.weight": torch.zeros(1).expand(2**40, 1, 7, 7)}, tmp_path / "vast.pth")
     refused(tmp_path / "vast.pth", "larger than")
+    around: dict[str, Any] = {"a.weight": torch.zeros(8, 1, 3, 3)}
+    around |= {"again": around, "model": around}
+    torch.save(around, tmp_path / "around.pth")
+    assert len(read(tmp_path / "around.pth")) == 1
     torch.jit.save(torch.jit.script(torch.nn.Conv2d(8, 8, 3, groups=8)), tmp_path / "script.pt")
     refused(tmp_path / "script.pt", "TorchScript")
 
@@ -145,7 +149,8 @@ GOOD = {"dtype": "F32", "shape": [8, 1, 3, 3], "data_offsets": [0, 288]}
         ({**GOOD, "data_offsets": [4, 292]}, "hole"), ({**GOOD, "data_offsets": [0, 284]}, "bytes for"),
         ({**GOOD, "data_offsets": [288, 0]}, "offsets"), ({**GOOD, "shape": [8, 1, 3]}, "bytes for"),
         ({**GOOD, "shape": [2**60, 1, 3, 3]}, "bytes for"), ({**GOOD, "shape": [-8, 1, 3, 3]}, "shape"),
-        ({**GOOD, "shape": [8.0, 1, 3, 3]}, "shape"), ({**GOOD, "shape": [True, 1, 3, 3]}, "shape"), ({**GOOD, "dtype": "X"}, "dtype"),
+        ({**GOOD, "shape": [8.0, 1, 3, 3]}, "shape"), ({**GOOD, "shape": [True, 1, 3, 3]}, "shape"),
+        ({**GOOD, "dtype": "X"}, "dtype"),
         ({**GOOD, "dtype": "I32"}, ""), ({"dtype": "F32"}, "exactly"), ([], "exactly"), ({**GOOD, "extra": 1}, "exactly"),
         ({"dtype": "F32", "shape": [0, 1, 3, 3], "data_offsets": [0, 0]}, ""),
     ],

@@ -6,6 +6,7 @@ Nothing of a checkpoint is ever executed. A file that needs code to be unpickled
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ def _can_be_mapped(path: Path, what: str) -> bool:
 def _load(path: Path, what: str, mapped: bool) -> Any:
     import torch
 
+    # said before a damaged file is refused, which is said in one line below
+    warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a stranger's bytes make torch raise anything at all
@@ -98,19 +101,26 @@ def _tree(held: Any, what: str) -> Mapping[Any, Any]:
     """Mappings and plain tensors; everything else that was pickled along is left behind."""
     import torch
 
-    def prune(value: Any, depth: int) -> Any:
+    seen: set[int] = set()  # a mapping that holds itself, or one of many shared by many, would never end
+
+    def prune(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return value if value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu" else None
-        if isinstance(value, Mapping) and depth < 16:
-            kept = {key: pruned for key, inner in value.items() if (pruned := prune(inner, depth + 1)) is not None}
-            return kept or None
+        if isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            return {key: pruned for key, inner in value.items() if (pruned := prune(inner)) is not None} or None
         return None
 
     if not isinstance(held, Mapping):
         raise SourceError(
             f"{what} holds a {type(held).__name__}, not a state dict. Save the network's state_dict() and give that."
         )
-    return prune(held, 0) or {}
+    try:
+        return prune(held) or {}
+    except RecursionError as error:
+        raise SourceError(
+            f"{what} is nested too deeply to be a checkpoint. Save the network's state_dict() and give that."
+        ) from error
 
 
 def _refuse_absurd(tensor: Tensor, what: str) -> None:

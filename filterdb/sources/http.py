@@ -23,6 +23,9 @@ LONGEST_WAIT = 120.0
 SMALL = 32 * 2**20
 """Bytes of the largest configuration, index or listing that is taken."""
 
+_STALE = (400, 401, 403, 404, 410, 416)
+"""What a signed address answers that is no longer good."""
+
 T = TypeVar("T")
 
 
@@ -99,6 +102,7 @@ class Remote:
         self.commit: str | None = None
         self.sha256: str | None = None
         self._location = url
+        self._reuse = True
         self._lock = threading.Lock()
 
     def fetch(self, start: int, stop: int) -> bytes:
@@ -118,7 +122,7 @@ class Remote:
         where, asked = self._location, {"Range": f"bytes={start}-{stop - 1}"}
         redirected = where != self.url
         with _answer(
-            where, asked, self.what, token=_host(where) == _host(self.url), allow=(403,) if redirected else ()
+            where, asked, self.what, token=_host(where) == _host(self.url), allow=_STALE if redirected else ()
         ) as response:
             if response.status_code == 200:
                 # the body is left unread: it may be gigabytes
@@ -126,10 +130,14 @@ class Remote:
                     f"{self.what}: {_host(where)} ignores byte ranges and would send the whole file. "
                     "Download it (hf download REPO FILE), and ingest again: the local cache is read first."
                 )
-            if response.status_code == 403:
-                self._location = self.url  # a signed address that has expired: ask the hub for a new one
-                raise _Transient("the hub's signed address has expired", wait=0)
-            end = self._check_range(response, start, stop)
+            if response.status_code >= 400:
+                raise self._ask_the_hub_again()
+            try:
+                end = self._check_range(response, start, stop)
+            except HubError:
+                if redirected:
+                    raise self._ask_the_hub_again() from None
+                raise
             if not redirected:
                 self._learn(response)
             expected = end - start
@@ -146,6 +154,11 @@ class Remote:
             if count < expected:
                 raise _Transient(f"{_host(where)} sent {count} of {expected} bytes")
         return end
+
+    def _ask_the_hub_again(self) -> _Transient:
+        """The address behind the redirect has expired, or was signed for one range only: no longer spare the hub's redirects."""
+        self._location, self._reuse = self.url, False
+        return _Transient("the address that the hub redirected to is stale", wait=0)
 
     def _check_range(self, response: Any, start: int, stop: int) -> int:
         """Where the answered range ends; an error unless it is the one that was asked for."""
@@ -177,7 +190,7 @@ class Remote:
                 raise HubError(f"{self.what}: the hub tells of {linked} bytes and serves {self.size}. Give a local file.")
             if self.commit:  # a branch may move while it is read
                 self.url = re.sub(r"/resolve/[^/]+/", f"/resolve/{self.commit}/", self.url, count=1)
-            self._location = str(response.url) if response.history else self.url
+            self._location = str(response.url) if response.history and self._reuse else self.url
 
 
 def download(url: str, path: Path, what: str, moved: Callable[[int], None] | None = None) -> int:

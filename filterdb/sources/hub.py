@@ -26,6 +26,8 @@ from filterdb.sources.ranges import HubSafetensors
 
 DEFAULT = "model.safetensors"
 INDEX = ".safetensors.index.json"
+_NOT_OF_THE_NETWORK = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
+"""Arguments of timm.create_model that a stranger's config.json has no say in: they would load other files."""
 _SPEC = re.compile(r"(?P<repo>[\w.\-]+/[\w.\-]+)(?:@(?P<revision>refs/pr/\d+|refs/convert/[\w.\-]+|[^/@]+))?(?:/(?P<file>.+))?")
 
 
@@ -201,11 +203,12 @@ def _timm_style(config: Mapping[str, Any], facts: ModelFacts, options: Options) 
         licence=licence if isinstance(licence, str) else None,
         input_size="x".join(map(str, shape)) if isinstance(shape, list) else None,
     )  # fmt: skip
-    args = config.get("model_args") if isinstance(config.get("model_args"), dict) else {}
+    given = config.get("model_args")
+    args = {key: value for key, value in given.items() if key not in _NOT_OF_THE_NETWORK} if isinstance(given, dict) else {}
     if isinstance(config.get("num_classes"), int):
-        args = {"num_classes": config["num_classes"], **(args or {})}
+        args.setdefault("num_classes", config["num_classes"])
     try:
-        return facts, build(architecture, {**(args or {}), **options.architecture_args}, pointwise=options.pointwise)
+        return facts, build(architecture, {**args, **options.architecture_args}, pointwise=options.pointwise)
     except FilterdbError:
         return facts, None
 

@@ -45,6 +45,7 @@ def _expand(spec: str) -> list[str]:
         if not found:
             raise not_found("pretrained timm model matching", spec, _tags())
         return found
+    spec = timm.models.get_deprecated_models().get(spec) or spec  # an old name stands for a name with a tag
     architecture, _, tag = spec.partition(".")
     if not timm.is_model(architecture):
         raise not_found("timm model", architecture, _tags())

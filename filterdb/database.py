@@ -115,7 +115,13 @@ class Database:
     # -- ingest ----------------------------------------------------------------------------------------------------------
 
     def ingest(
-        self, *sources: Any, jobs: int = 4, skip_existing: bool = False, reporter: Reporter | None = None, **options: Any
+        self,
+        *sources: Any,
+        jobs: int = 4,
+        skip_existing: bool = False,
+        check: bool = True,
+        reporter: Reporter | None = None,
+        **options: Any,
     ) -> list[Outcome]:
         """Ingest models; ingesting a model again replaces it.
 
@@ -124,12 +130,16 @@ class Database:
                 path, or an ``nn.Module``.
             jobs: models worked on at a time.
             skip_existing: leave models alone that are here already.
+            check: raise if a model failed, after all others are stored; False leaves it to the outcomes.
             reporter: who is told how it goes; see ``filterdb.pipeline.Reporter``.
             options: name, dataset, pretrain_dataset, step, licence, top1, architecture, architecture_args, weights ("auto",
                 "ema", "raw") and pointwise; see ``filterdb.sources.Options``.
 
         Returns:
-            One outcome for each model, failed ones with their reason. Check ``outcome.status``.
+            One outcome for each model.
+
+        Raises:
+            SourceError: models failed; ``outcomes`` of the error has every one of this call.
         """
         from filterdb import pipeline
         from filterdb.sources import Options
@@ -140,9 +150,12 @@ class Database:
             raise not_found("option of ingest", min(unknown), Options.__dataclass_fields__)
         if not sources:
             raise InvalidArgument("Nothing to ingest: give a source, such as timm:convnextv2_atto or a checkpoint file.")
-        return pipeline.ingest(
+        outcomes = pipeline.ingest(
             self._models, sources, Options(**options), jobs=jobs, skip_existing=skip_existing, reporter=reporter
         )
+        if check:
+            pipeline.raise_failures(outcomes)
+        return outcomes
 
     def remove(self, model: str) -> None:
         """Remove a model. Its files stay for ``as_of`` until ``vacuum``."""

@@ -14,8 +14,9 @@ Each message is one line: what went wrong, what was got, what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class FilterdbError(Exception):
@@ -32,6 +33,9 @@ class NotFound(FilterdbError, LookupError):
 
 class SourceError(FilterdbError):
     """A checkpoint that cannot be read, or that holds what must not be stored."""
+
+    outcomes: Sequence[Any] = ()
+    """Raised by ``Database.ingest``: what became of each model of the call."""
 
 
 class HubError(SourceError):

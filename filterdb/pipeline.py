@@ -297,3 +297,14 @@ def _layer_row(model: str, layer: Layer, depth: int, depth_norm: float) -> dict[
 def failures(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The outcomes that failed."""
     return [outcome for outcome in outcomes if outcome.status == "failed"]
+
+
+def raise_failures(outcomes: Sequence[Outcome]) -> None:
+    """Raise one SourceError for all models that failed, if any did."""
+    failed = failures(outcomes)
+    if not failed:
+        return
+    reasons = "; ".join(outcome.error or "" for outcome in failed[:3]) + ("; …" if len(failed) > 3 else "")
+    error = SourceError(reasons if len(outcomes) == 1 else f"{len(failed)} of {len(outcomes)} models failed: {reasons}")
+    error.outcomes = list(outcomes)
+    raise error

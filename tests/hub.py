@@ -27,6 +27,8 @@ class Hub:
 
     def __init__(self, repos: dict[str, Mapping[str, bytes]], redirect: bool = False) -> None:
         self.repos, self.redirect = repos, redirect
+        self.signs_ranges = False
+        """An address that it redirects to is good for the range that was asked for, and no other."""
         self.lie: str | None = None
         self.times = -1
         """How often it lies before it tells the truth; -1 for always."""
@@ -93,6 +95,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.whole(json.dumps(listing).encode(), {}, body)
             if path.startswith("/cdn/"):
                 _, _, owner, name, file = path.split("/", 4)
+                if hub.signs_ranges and urlsplit(self.path).query != self.headers.get("Range"):
+                    return self.whole(b"Auth failed: invalid range", {}, body, 403)
                 return self.file(hub.repos[f"{owner}/{name}"][file], {}, body)
             found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
             if not found or found[1] not in hub.repos:
@@ -113,7 +117,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send_response(302)
                 for key, value in {
                     **linked,
-                    "Location": f"/cdn/{found[1]}/{found[3]}?signature=x",
+                    "Location": f"/cdn/{found[1]}/{found[3]}?{self.headers.get('Range')}",
                     "Content-Length": "0",
                 }.items():
                     self.send_header(key, value)

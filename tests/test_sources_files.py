@@ -59,7 +59,7 @@ def test_a_module_is_stored_as_what_it_is() -> None:
     layers = {layer.name: layer for layer in model.layers}
     assert list(layers) == ["plain", "multiplier", "dilated", "strided", "row", "column", "even", "same"]
     for name, kernel in kernels.items():
-        np.testing.assert_array_equal(kernel, zoo.get_submodule(name).weight.detach()[:, 0].numpy())
+        np.testing.assert_array_equal(kernel, zoo.state_dict()[f"{name}.weight"][:, 0].numpy())
     assert layers["plain"].padding == (3, 3)
     assert (layers["multiplier"].kind, layers["multiplier"].in_channels, layers["multiplier"].out_channels) == (
         "multiplier",
@@ -154,7 +154,7 @@ def test_a_known_architecture(tmp_path: Path) -> None:
     model, kernels = read(tmp_path / "mine.safetensors", architecture="convnextv2_atto", dataset="cifar-10", step=5)
     assert len(kernels) == 12
     for name, kernel in kernels.items():
-        np.testing.assert_array_equal(kernel, network.get_submodule(name).weight.detach()[:, 0].numpy())
+        np.testing.assert_array_equal(kernel, network.state_dict()[f"{name}.weight"][:, 0].numpy())
     assert model.facts.params == sum(weight.numel() for weight in network.parameters())
     assert (model.facts.architecture, model.facts.dataset, model.facts.step) == ("convnextv2_atto", "cifar-10", 5)
     assert [layer.stage for layer in model.layers] == [0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3]
@@ -230,6 +230,13 @@ def test_average_and_raw_weights_are_one_network(average: str, raw: str) -> None
         unwrap({average: shaped("a.weight")}, "raw", "x")
 
 
+def test_the_same_network_twice() -> None:
+    tree = {"model": shaped("a.weight"), "best_model": shaped("a.weight")}
+    state, notes = unwrap(tree, "auto", "x")
+    assert state == tree["model"]
+    assert "best_model" in notes[0]
+
+
 def test_average_in_a_flat_state_dict() -> None:
     flat = shaped("model.a.weight", "ema_model.a.weight")
     assert unwrap(flat, "auto", "x")[0] == {"a.weight": flat["ema_model.a.weight"]}
@@ -253,7 +260,12 @@ def test_tensors_that_share_their_numbers(tmp_path: Path) -> None:
     assert [(skipped.reason, skipped.names) for skipped in model.skipped] == [(SHARED, ("b.weight",))]
 
 
-def test_a_name_is_for_one_model(tmp_path: Path) -> None:
+def test_a_choice_that_is_none() -> None:
+    with pytest.raises(InvalidArgument, match="auto, ema or raw"):
+        Options(weights="best")  # type: ignore[arg-type]
+
+
+def test_a_name_is_for_one_model() -> None:
     with pytest.raises(InvalidArgument, match="One name"):
         resolve("timm:convnextv2_*", Options(name="x"))
 

@@ -157,6 +157,14 @@ def test_redirects_are_followed_once_and_expire(tmp_path: Path) -> None:
         np.testing.assert_array_equal(kernels[-1], again[-1])
 
 
+def test_addresses_signed_for_one_range(tmp_path: Path) -> None:
+    with serve({"me/net": {"model.safetensors": save(network())}}, redirect=True) as hub, connected(hub, tmp_path):
+        hub.signs_ranges = True
+        _, kernels = read("hf:me/net")
+        for kernel, expected in zip(kernels, stored(network()), strict=True):
+            np.testing.assert_array_equal(kernel, expected)
+
+
 def test_a_file_that_is_not_safetensors_is_downloaded_whole(hub: Hub, tmp_path: Path) -> None:
     told: list[int] = []
     (pending,) = resolve("hf:me/pickle")

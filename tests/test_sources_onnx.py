@@ -79,7 +79,12 @@ def test_precisions_and_constants(tmp_path: Path, dtype: Any) -> None:
 
 def test_quantised_weights_are_left_out(tmp_path: Path) -> None:
     dequantise = onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"])
-    weights = {"q": np.ones((8, 1, 3, 3), np.int8), "s": np.float32(1)[None], "z": np.zeros(1, np.int8), "v": random(8, 1, 3, 3)}
+    weights: dict[str, np.ndarray] = {
+        "q": np.ones((8, 1, 3, 3), np.int8),
+        "s": np.ones(1, np.float32),
+        "z": np.zeros(1, np.int8),
+        "v": random(8, 1, 3, 3),
+    }
     model, kernels = read(save(tmp_path / "x.onnx", [dequantise, conv("w", 8, "q"), conv("v", 8, "c")], weights))
     assert list(kernels) == ["c"]
     assert [(skipped.reason, skipped.names) for skipped in model.skipped] == [(QUANTISED, ("q",))]

@@ -26,9 +26,10 @@ def test_facts() -> None:
 
 
 def test_names() -> None:
-    assert [pending.name for pending in resolve("timm:convnext_atto")] == [
-        f"convnext_atto.{timm.get_pretrained_cfg('convnext_atto').tag}"
-    ]
+    default = timm.get_pretrained_cfg("convnext_atto")
+    assert default
+    assert [pending.name for pending in resolve("timm:convnext_atto")] == [f"convnext_atto.{default.tag}"]
+    assert [pending.name for pending in resolve("timm:tf_efficientnet_b0_ns")] == ["tf_efficientnet_b0.ns_jft_in1k"]
     assert len(resolve("timm:convnextv2_*")) == len(timm.list_pretrained("convnextv2_*"))
     with pytest.raises(NotFound, match="convnextv2_huge"):
         resolve("timm:convnextv2_hug")

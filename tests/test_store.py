@@ -98,6 +98,8 @@ def test_remove_then_vacuum(db):
     assert db.verify().ok
     assert db.vacuum() > 0
     assert db.vacuum() == 0
+    with pytest.raises(StoreError, match="it was vacuumed"):
+        Database(db.path, as_of=1)
     assert db.verify().ok
     assert db.info().filters == 5
 

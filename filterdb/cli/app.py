@@ -103,7 +103,7 @@ def ingest(
         raise InvalidArgument(f'--weights "{weights}" is not auto, ema or raw.')
     with IngestProgress(quiet=as_json) as reporter:
         outcomes = _database(db).ingest(
-            *sources, jobs=jobs, skip_existing=skip_existing, reporter=reporter, name=name, dataset=dataset,
+            *sources, jobs=jobs, skip_existing=skip_existing, check=False, reporter=reporter, name=name, dataset=dataset,
             pretrain_dataset=pretrain_dataset, step=step, licence=licence, top1=top1, architecture=architecture,
             architecture_args=_arguments(architecture_arg), weights=weights, pointwise=pointwise,
         )  # fmt: skip

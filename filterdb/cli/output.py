@@ -36,31 +36,47 @@ def console() -> Console:
 
 def write_rows(reader: pa.RecordBatchReader, form: Format, out: Path | None, limit: int) -> None:
     """Write rows as they come; only the table stops, after ``limit`` rows."""
-    if form is Format.parquet:
-        if out is None:
-            raise InvalidArgument("Parquet is binary: name a file with --out FILE.parquet.")
-        return _write_parquet(reader, out)
     if out is None:
-        return _write_text(reader, form, sys.stdout, limit)
+        if form is Format.parquet:
+            raise InvalidArgument("Parquet is binary: name a file with --out FILE.parquet.")
+        return _write_text(reader.schema.names, reader, form, sys.stdout, limit)
+    # A partial file beside it, so that an interrupted command leaves no half answer under the name asked for.
     partial = out.with_name(out.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        _write_text(reader, form, file, limit)
-    partial.replace(out)
+    try:
+        if form is Format.parquet:
+            _write_parquet(reader, partial)
+        else:
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                _write_text(reader.schema.names, _counted(reader), form, file, limit)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _write_parquet(reader: pa.RecordBatchReader, out: Path) -> None:
+def _counted(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches, with a count of rows on the terminal while they go by."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    screen = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} rows"), TimeElapsedColumn())
+    with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        for batch in reader:
+            yield batch
+            bar.advance(task, batch.num_rows)
+
+
+def _write_parquet(reader: pa.RecordBatchReader, path: Path) -> None:
     import pyarrow.parquet as pq
 
-    partial = out.with_name(out.name + ".partial")
-    with pq.ParquetWriter(partial, reader.schema, compression="zstd") as writer:
-        for batch in reader:
+    with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        for batch in _counted(reader):
             writer.write_batch(batch)
-    partial.replace(out)
 
 
-def _write_text(reader: pa.RecordBatchReader, form: Format, file: IO[str], limit: int) -> None:
-    names = reader.schema.names
-    rows = (row for batch in reader for row in batch.to_pylist())
+def _write_text(names: list[str], batches: Iterable[pa.RecordBatch], form: Format, file: IO[str], limit: int) -> None:
+    rows = (row for batch in batches for row in batch.to_pylist())
     if form is Format.json:
         _write_json(rows, file)
     elif form is Format.csv:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from filterdb.errors import InvalidArgument
 from filterdb.schema import Model, ModelFacts
 
 Progress = Callable[[int, int | None], None]
@@ -31,6 +32,10 @@ class Options:
     """Which of two weight sets in one file: "auto" takes the moving average (EMA) where there is one."""
     pointwise: bool = False
     """Store 1x1 depthwise layers too."""
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("auto", "ema", "raw"):
+            raise InvalidArgument(f'"{self.weights}" is not a choice of weights. Say auto, ema or raw.')
 
     def facts(self, known: ModelFacts) -> ModelFacts:
         """What is known, overridden by what the user says."""

@@ -10,7 +10,7 @@ from filterdb.errors import SourceError
 
 # A word of its own, so that "schema" or "remap" is no average
 _AVERAGE = re.compile(r"(?:^|[_.\-])(?:ema|swa|averaged?|shadow)(?=$|[_.\-])")
-_GENERIC = re.compile(r"(?:^|[_.\-])(?:model|params|state|dict|net|network|module|weights|student)(?=$|[_.\-])")
+_GENERIC = re.compile(r"(?:^|[_.\-])(?:model|params|state|dict|net|network|module|weights|best|last|latest|current)(?=$|[_.\-])")
 _NOT_WEIGHTS = re.compile(r"optim|sched|scaler|momentum|rng|callback|hparam|hyper_param|^args$|^config$|^loops$")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "state_dict.")
 

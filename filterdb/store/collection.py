@@ -93,6 +93,8 @@ class Collection:
                 raise StoreError(f"The database {self.root} cannot be read: {_one_line(error)}") from error
             latest = DeltaTable(self.root / self.first).version()
             raise StoreError(f"There is no version {as_of} of {self.root}: versions run from 0 to {latest}.") from error
+        if as_of is not None and not all(path.exists() for path in self.files(self.first, Snapshot(0, None, editions))):
+            raise StoreError(f"The files of version {table.version()} of {self.root} are gone: it was vacuumed.")
         return Snapshot(table.version(), datetime.fromtimestamp(commit / 1000, UTC) if commit else None, editions)
 
     def files(self, table: str, snapshot: Snapshot, slugs: Iterable[str] | None = None) -> list[Path]:

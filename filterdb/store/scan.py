@@ -51,7 +51,7 @@ def kernel_batches(
 
 def _row_groups(files: Iterable[Path], kernel_h: int, kernel_w: int) -> Iterator[tuple[pq.ParquetFile, int]]:
     for path in files:
-        file = pq.ParquetFile(path, read_dictionary=["model", "layer"], memory_map=True)
+        file = pq.ParquetFile(path, read_dictionary=["model", "layer"])
         position = {file.schema_arrow.names[i]: i for i in range(len(file.schema_arrow.names))}
         # The list column has one leaf, so leaf and column positions agree.
         h, w = position["kernel_h"], position["kernel_w"]

@@ -57,21 +57,27 @@ def put_synthetic(db: Any, number: int, per_model: int = PER_MODEL, layers: int 
 
 
 def synthetic(n: int, seed: int) -> NDArray[np.float32]:
-    """(n, 7, 7) kernels much like trained ones: Gaussian derivatives up to order two of random scale and mixture, a constant,
-    and a tenth of white noise; their lengths spread over a decade."""
+    """(n, 7, 7) kernels with about the spectrum of trained ones.
+
+    Gaussian derivatives up to order two, of random scale and mixture, a constant, and white noise; lengths spread over a decade.
+    8 and 24 principal components hold .79 and .91 of the centred unit kernels; it is .74 and .92 in the 7x7 kernels of
+    mcunet-320kb-1mb_imagenet.pth, and .82 and .97 in those of proxyless-w0.3-r176_imagenet.pth.
+    """
     import numpy as np
 
     random = np.random.default_rng(seed)
     x = np.arange(SIDE) - SIDE // 2
     sigmas = np.linspace(0.5, 2.0, 64)[:, None]
     gauss = np.exp(-(x**2) / (2 * sigmas**2))
-    orders = [gauss, -x / sigmas * gauss, (x**2 / sigmas**2 - 1) * gauss]
-    jets = np.stack(
-        [np.einsum("si,sj->sij", orders[a], orders[b]) for a in range(3) for b in range(3 - a)], 1
-    ).reshape(len(sigmas), -1, SIDE * SIDE)  # fmt: skip
+    derivatives = [gauss, -x / sigmas * gauss, (x**2 / sigmas**2 - 1) * gauss]
+    orders = [(a, b) for a in range(3) for b in range(3 - a)]
+    jets = np.stack([np.einsum("si,sj->sij", derivatives[a], derivatives[b]) for a, b in orders], 1)
+    jets = jets.reshape(len(sigmas), len(orders), SIDE * SIDE)
     jets /= np.linalg.norm(jets, axis=2, keepdims=True)
-    mixture = random.standard_normal((n, jets.shape[1])) * (random.random((n, jets.shape[1])) < 0.4)
-    kernels = random.standard_normal((n, SIDE * SIDE)) * 0.1 + random.standard_normal((n, 1)) * 0.05
+    strength = np.array([(2.0, 1.0, 0.6)[a + b] for a, b in orders])
+    mixture = random.standard_normal((n, len(orders))) * strength * (random.random((n, len(orders))) < 0.5)
+    kernels = random.standard_normal((n, SIDE * SIDE)) * 0.05 * random.lognormal(0, 0.7, (n, 1))
+    kernels += random.standard_normal((n, 1)) * 0.05
     scale = random.integers(len(sigmas), size=n)
     for s in range(len(sigmas)):
         kernels[scale == s] += mixture[scale == s] @ jets[s]

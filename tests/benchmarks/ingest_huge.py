@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import mmap
 import os
 import subprocess
 import sys
 import tempfile
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ def benchmark(folder: Path, small: bool) -> list[Row]:
     architecture = "convnextv2_atto" if small else "convnextv2_huge"
     file = data.weights(folder, architecture)
     once(warm, path=file)
-    given = {"path": file, "architecture": architecture}
+    given: dict[str, Any] = {"path": file, "architecture": architecture}
     found = in_turns({"filterdb": partial(ours, **given), "timm": partial(timm_loop, **given)}, 3)
     ingest, loop = found["filterdb"], found["timm"]
     if ingest.value != loop.value:
@@ -48,15 +52,13 @@ def warm(clock: Clock, path: str) -> None:
 
 
 def _imports() -> None:
-    """Everything that either side loads, so that neither pays for it inside the clock."""
-    import deltalake
-    import safetensors.torch
-    import timm
-
-    import filterdb.database
-    import filterdb.pipeline
-    import filterdb.sources.local
-    import filterdb.sources.safetensors  # noqa: F401
+    """Everything that either side loads, so that neither pays for it inside the clock. (Arrow loads pandas where it is there.)"""
+    for name in (
+        "deltalake", "safetensors.torch", "timm", "filterdb.database", "filterdb.pipeline", "filterdb.sources.local",
+        "filterdb.sources.checkpoint", "filterdb.sources.safetensors", "pandas",
+    ):  # fmt: skip
+        if name != "pandas" or find_spec(name):
+            import_module(name)
 
 
 def ours(clock: Clock, path: str, architecture: str) -> tuple[int, str]:
@@ -96,18 +98,16 @@ def timm_loop(clock: Clock, path: str, architecture: str) -> tuple[int, str]:
 
 def wire(clock: Clock, scheme: str, path: str, architecture: str) -> tuple[int, int]:
     """Bytes of all answers' bodies, and requests, when the command line ingests from a hub with an empty cache."""
-    import json
-    import mmap
-
     import timm
 
     from tests.hub import serve
 
-    repo = timm.get_pretrained_cfg(architecture).hf_hub_id
+    cfg: Any = timm.get_pretrained_cfg(architecture)
+    repo = cfg.hf_hub_id
     source = f"timm:{architecture}" if scheme == "timm" else f"hf:{repo}"
     with open(path, "rb") as file, tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
         content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        files = {"config.json": json.dumps({"architecture": architecture}).encode(), "model.safetensors": content}
+        files: dict[str, Any] = {"config.json": json.dumps({"architecture": architecture}).encode(), "model.safetensors": content}
         with serve({repo: files}) as hub:
             environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))} | {
                 "HF_ENDPOINT": hub.endpoint, "HF_HOME": f"{folder}/home", "HF_HUB_DISABLE_XET": "1",

@@ -1,9 +1,9 @@
 """How things are measured: each task in a process of its own, in turns with what it is compared with.
 
 A task is a function ``task(clock, **arguments)``. It imports and loads what it needs, does the measured work inside
-``with clock:``, and returns whatever it wants to say. Seconds are those inside the clock. Memory is the process's largest resident
-set at the clock's end less its largest resident set at the clock's start: what comes on top of a process that has imported and
-loaded the same. File pages that are mapped count, on both sides.
+``with clock:``, and returns whatever it wants to say. Seconds are those inside the clock. Memory is the largest resident set
+(``ru_maxrss``) of the process at the clock's end less that at its start: what comes on top of a process that has imported and
+loaded the same. Mapped pages of files count too.
 
 The process that starts tasks imports nothing large, because a child inherits its parent's peak on Linux.
 """
@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARIES = ("torch", "timm", "duckdb", "polars", "pyarrow", "faiss-cpu", "numpy", "deltalake", "safetensors")
+LIBRARIES = ("torch", "timm", "duckdb", "polars", "pyarrow", "faiss-cpu", "numpy", "deltalake", "safetensors", "pandas")
 
 Task = Callable[..., Any]
 
@@ -84,7 +84,7 @@ def in_turns(tasks: Mapping[str, partial[Any]], times: int) -> dict[str, Measure
     }
 
 
-def median(values: Any) -> float:
+def median(values: Iterable[float]) -> float:
     """Of any iterable of numbers."""
     return float(statistics.median(values))
 
@@ -153,20 +153,28 @@ def quantity(value: float, unit: str) -> str:
 
 def machine() -> dict[str, str]:
     """What the numbers were measured on."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine()
-    )
-    system = next((line.partition("=")[2].strip('"') for line in _lines("/etc/os-release") if line.startswith("PRETTY_NAME")), "")
+    cpu = _value("/proc/cpuinfo", "model name") or platform.machine()
+    system = _value("/etc/os-release", "PRETTY_NAME") or platform.system()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "CPU": cpu, "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "memory": f"{memory / 2**30:.0f} GiB", "system": f"{system or platform.system()}, {platform.system()} {platform.release()}",
-        "python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES},
+        "CPU": cpu, "cores": str(cores), "memory": f"{memory / 2**30:.0f} GiB", "system": f"{system}, {platform.release()}",
+        "python": platform.python_version(), **{name: _version(name) for name in LIBRARIES},
     }  # fmt: skip
 
 
-def _lines(path: str) -> Sequence[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _value(path: str, key: str) -> str:
+    """Of the first line ``key: value`` or ``key=value`` of a file, if there is one."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    found = next((line for line in lines if line.startswith(key)), key)
+    return found[len(key) :].strip(' \t:="')
 
 
 def main(order: str) -> None:

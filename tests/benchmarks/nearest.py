@@ -34,20 +34,20 @@ def benchmark(folder: Path, small: bool) -> list[Row]:
         path = data.database(folder, models)
         n = models * data.PER_MODEL
         say(f"    {n:,} kernels")
-        tasks = {name: partial(task, path=path) for name, task in (("ours", ours), ("parquet", parquet), ("numpy", numpy))}
-        if models <= 20:
-            tasks |= {f"duckdb {form}": partial(duckdb, path=path, form=form) for form in SQL}
-        found = in_turns(tasks, 5 if models <= 20 else 3)
+        in_sql, what = models <= 20, f"nearest, {n:,} kernels: time"
+        tasks = {name: partial(task, path=str(path)) for name, task in (("ours", ours), ("parquet", parquet), ("numpy", numpy))}
+        if in_sql:
+            tasks |= {f"duckdb {form}": partial(duckdb, path=str(path), form=form) for form in SQL}
+        found = in_turns(tasks, 5 if in_sql else 3)
         for name, measured in found.items():
             if measured.value != n:
                 raise RuntimeError(f"{name} saw {measured.value} of {n} kernels.")
         seconds, memory[n] = found["ours"].seconds, found["ours"].memory
-        what = f"nearest, {n:,} kernels: time"
         rows += [
             Row(what, seconds, "s", "reading the column from Parquet", found["parquet"].seconds, most=2),
             Row(what, seconds, "s", "numpy on memory already loaded", found["numpy"].seconds),
         ]
-        if models <= 20:
+        if in_sql:
             rows += [
                 Row(what, seconds, "s", "DuckDB, templates joined, arg_max", found["duckdb joined"].seconds),
                 Row(what, seconds, "s", "DuckDB, one product a template written out", found["duckdb unrolled"].seconds),
@@ -123,13 +123,11 @@ def duckdb(clock: Clock, path: str, form: str) -> int:
     import duckdb as engine
 
     templates = _templates()
-    products = ", ".join(
-        f"abs(array_inner_product(kernel::FLOAT[49], {[float(x) for x in t]}::FLOAT[49]))" for t in templates
-    )
+    products = ", ".join(f"abs(array_inner_product(kernel::FLOAT[49], {[float(x) for x in t]}::FLOAT[49]))" for t in templates)
     with engine.connect() as con:
         con.execute("CREATE TABLE templates (template INTEGER, direction FLOAT[49])")
         con.executemany("INSERT INTO templates VALUES (?, ?)", [[i, t.tolist()] for i, t in enumerate(templates)])
         files = [str(file) for file in _files(path)]
         with clock:
-            answer = con.execute(SQL[form].replace("{products}", products), {"files": files})
+            answer = con.sql(SQL[form].replace("{products}", products), params={"files": files})
             return sum(batch.num_rows for batch in answer.to_arrow_reader(BATCH))

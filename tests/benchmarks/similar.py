@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def measure(clock: Clock, path: str, models: int) -> dict[str, Any]:
     for i in range(QUERIES):
         for name, way in ways.items():
             if i < QUERIES // 10 or not name.startswith("call"):
-                seconds[name].append(timed(lambda way=way, i=i: way(i)))
+                seconds[name].append(timed(partial(way, i)))
     found["latency"] = {name: median(values) for name, values in seconds.items()}
 
     scores, best = built.search(queries, K)[0], flat.search(queries, K)[0]

@@ -33,7 +33,7 @@ def benchmark(folder: Path, small: bool) -> list[Row]:
     path = data.database(folder, models, PER_MODEL, 3)
     file = path.with_suffix(".parquet")
     once(one_file, path=path, file=file)
-    found = in_turns({"filterdb": partial(count, path=path), "DuckDB": partial(count_file, file=file)}, times)
+    found = in_turns({"filterdb": partial(count, path=str(path)), "DuckDB": partial(count_file, file=str(file))}, times)
     if found["filterdb"].value != found["DuckDB"].value:
         raise RuntimeError("The two do not count the same.")
     rows.append(
@@ -72,4 +72,4 @@ def count_file(clock: Clock, file: str) -> int:
     import duckdb
 
     with clock:
-        return duckdb.sql(f"SELECT count(*) FROM '{file}'").fetchall()[0][0]
+        return duckdb.execute(f"SELECT count(*) FROM '{file}'").fetchall()[0][0]

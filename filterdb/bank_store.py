@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,16 @@ class BankStore:
             )
         return found
 
-    def tables(self) -> dict[str, pa.Table]:
-        """``banks`` and ``templates`` as SQL sees them: all banks at their own size."""
-        every = [(banks.load(name), True) for name in banks.shipped()] + [(bank, False) for bank in self.imported().values()]
-        return {"banks": _heads(every), "templates": pa.concat_tables([_templates(bank) for bank, _ in every])}
+    def tables(self) -> dict[str, tuple[Callable[[], pa.Table], pa.Schema]]:
+        """``banks`` and ``templates`` as SQL sees them, all banks at their own size; each made when it is asked for."""
+
+        def every() -> list[tuple[Bank, bool]]:
+            return [(banks.load(name), True) for name in banks.shipped()] + [(bank, False) for bank in self.imported().values()]
+
+        return {
+            "banks": (lambda: _heads(every()), schema.BANKS),
+            "templates": (lambda: pa.concat_tables([_templates(bank) for bank, _ in every()]), schema.TEMPLATES),
+        }
 
 
 def _heads(every: list[tuple[Bank, bool]]) -> pa.Table:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +18,13 @@ from numpy.typing import ArrayLike
 from filterdb import banks, named_queries, schema
 from filterdb.bank_store import BankStore
 from filterdb.banks import Bank
-from filterdb.errors import InvalidArgument, NotFound, StoreError, not_found
+from filterdb.errors import InvalidArgument, StoreError, not_found
 from filterdb.kernels import centred_unit
-from filterdb.store import Collection, KernelBatch, Session, Snapshot, kernel_batches
-from filterdb.store.collection import slug
+from filterdb.store import Collection, Session, Snapshot
+from filterdb.view import View
 
 if TYPE_CHECKING:
+    from filterdb.index import KernelIndex
     from filterdb.pipeline import Outcome, Reporter
     from filterdb.verify import Report
 
@@ -74,7 +73,8 @@ class Database:
         self._banks = BankStore(self.path)
         self._as_of = _moment(as_of)
         self._fixed = self._models.snapshot(self._as_of) if self._as_of is not None else None
-        self._opened: tuple[tuple[int, int], Session] | None = None
+        self._opened: tuple[tuple[int, int], View] | None = None
+        self._indexes: dict[tuple[int, int], KernelIndex] = {}
 
     def __repr__(self) -> str:
         return f"Database({str(self.path)!r}{'' if self._as_of is None else f', as_of={self.version}'})"
@@ -104,7 +104,7 @@ class Database:
         files = [path for table in self._models.schemas for path in self._models.files(table, snapshot)]
         return Info(
             str(self.path), snapshot.version, snapshot.time, len(snapshot.editions),
-            self._count("layers"), sum(row[1] for row in sizes), sum(row[2] for row in sizes),
+            self.sql("SELECT count(*) FROM layers").fetchall()[0][0], sum(row[1] for row in sizes), sum(row[2] for row in sizes),
             {row[0]: row[1] for row in sizes}, sum(path.stat().st_size for path in files), self.banks(),
         )  # fmt: skip
 
@@ -189,7 +189,7 @@ class Database:
         Raises:
             QueryError: it does not parse, does not run, or would write.
         """
-        return self._session().query(query, parameters)
+        return self._view().session.query(query, parameters)
 
     def query(self, name: str, **parameters: Any) -> Relation:
         """Run a named query of the folder ``queries``; see ``filterdb.named_queries``."""
@@ -228,7 +228,7 @@ class Database:
         chosen = self.bank(bank) if isinstance(bank, str) else bank
         if size is not None and schema.size_name(*schema.parse_size(size)) != chosen.size:
             chosen = chosen.at(size)
-        batches = self._batches(chosen.kernel_h, chosen.kernel_w, IDENTITY, model, layer)
+        batches = self._view().batches(chosen.kernel_h, chosen.kernel_w, IDENTITY, model=model, layer=layer)
         return nearest(batches, chosen, signed=signed)
 
     def nearest_summary(self, bank: str | Bank = "greedy8", **choice: Any) -> Relation:
@@ -248,8 +248,8 @@ class Database:
     def exemplars(self, bank: str | Bank = "greedy8", count: int = 8, **choice: Any) -> dict[str, np.ndarray]:
         """The real kernels closest to each template: template name to (n, kernel_h, kernel_w), closest first.
 
-        At most ``count`` each. Kernels with a negative gain come with their sign turned, as the template they stand for. The other
-        arguments are those of ``nearest``.
+        At most ``count`` each. Kernels with a negative gain come with their sign turned, as the template they stand for.
+        The other arguments are those of ``nearest``.
         """
         from filterdb.nearest import EXEMPLARS, SCHEMA
 
@@ -288,7 +288,8 @@ class Database:
 
         if k < 1:
             raise InvalidArgument(f"k = {k}: ask for at least 1 neighbour.")
-        kernel, own = self._query_kernel(query)
+        view = self._view()
+        kernel, own = view.kernel(query)
         shape = (kernel.shape[0], kernel.shape[1])
         parts = centred_unit(kernel.reshape(1, -1))
         if parts.dead[0]:
@@ -300,11 +301,11 @@ class Database:
         if exact is None:
             exact = model is not None or self._as_of is not None
         if exact:
-            scores, ids = index.brute_force(self._batches(*shape, ["filter_id"], model, None), directions, wanted)
+            scores, ids = index.brute_force(view.batches(*shape, ["filter_id"], model=model), directions, wanted)
         else:
             if model is not None or self._as_of is not None:
                 raise InvalidArgument("The index holds all models of the latest version: with model or as_of, search exactly.")
-            scores, ids = self._index(*shape).search(directions, wanted)
+            scores, ids = self._index(view, *shape).search(directions, wanted)
         found = [
             (float(score) * (1 if row == 0 else -1), int(filter_id))
             for row in range(len(directions))
@@ -312,7 +313,11 @@ class Database:
             if filter_id not in (-1, own)
         ]
         found.sort(key=lambda pair: -abs(pair[0]) if not signed else -pair[0])
-        return self._named(list(dict.fromkeys(found))[:k])
+        best = list(dict.fromkeys(found))[:k]
+        names = view.names([filter_id for _, filter_id in best])
+        rows = [(rank, filter_id, *names[filter_id], score) for rank, (score, filter_id) in enumerate(best, start=1)]
+        columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate(index.SCHEMA.types)]
+        return duckdb.connect().from_arrow(pa.table(columns, schema=index.SCHEMA))
 
     # -- banks -----------------------------------------------------------------------------------------------------------
 
@@ -347,104 +352,24 @@ class Database:
     def _snapshot(self) -> Snapshot:
         return self._fixed or self._models.snapshot()
 
-    def _count(self, table: str) -> int:
-        return int(self.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0])
-
-    def _session(self) -> Session:
-        snapshot, bank_snapshot = self._snapshot(), self._banks.collection.snapshot()
-        key = (snapshot.version, bank_snapshot.version)
+    def _view(self) -> View:
+        """The version to read: the latest at this moment, or the one asked for. Kept until a newer one is there."""
+        snapshot = self._snapshot()
+        key = (snapshot.version, self._banks.collection.snapshot().version)
         if self._opened is None or self._opened[0] != key:
             schemas = {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS}
             views = {name: (self._models.files(name, snapshot), kind) for name, kind in schemas.items()}
-            self._opened = (key, Session(self.path, views, self._banks.tables()))
+            self._opened = (key, View(self._models, snapshot, Session(self.path, views, self._banks.tables())))
         return self._opened[1]
 
-    def _batches(
-        self, kernel_h: int, kernel_w: int, columns: Sequence[str], model: str | Sequence[str] | None, layer: str | None
-    ) -> Iterator[KernelBatch]:
-        """The kernels of a size, all or those of some models and layers. Complains at once if there are none."""
-        snapshot = self._snapshot()
-        if not snapshot.editions:
-            raise StoreError(f"The database {self.path} is empty. Ingest a model first: filterdb ingest timm:convnextv2_atto")
-        slugs = list(snapshot.editions) if model is None else [slug(name) for name in self._matching_models(model)]
-        layers = None if layer is None else self._matching("layer", layer, "SELECT DISTINCT layer FROM layers")
-        size = schema.size_name(kernel_h, kernel_w)
-        sizes = [row[0] for row in self.sql("SELECT DISTINCT size FROM layers").fetchall()]
-        if size not in sizes:
-            raise NotFound(f"No kernels of size {size} in {self.path}. There are: {', '.join(sorted(sizes))}.")
-        return kernel_batches(self._models.files("filters", snapshot, slugs), kernel_h, kernel_w, columns, layers)
-
-    def _matching_models(self, wanted: str | Sequence[str]) -> list[str]:
-        patterns = [wanted] if isinstance(wanted, str) else wanted
-        found = [name for pattern in patterns for name in self._matching("model", pattern, "SELECT model FROM models")]
-        return list(dict.fromkeys(found))
-
-    def _matching(self, kind: str, pattern: str, names_query: str) -> list[str]:
-        """The names that a name or glob matches; an exact name wins, so names with brackets work."""
-        names = [row[0] for row in self.sql(names_query).fetchall()]
-        found = [pattern] if pattern in names else sorted(name for name in names if fnmatchcase(name, pattern))
-        if not found:
-            raise not_found(kind, pattern, names)
-        return found
-
-    def _query_kernel(self, query: int | str | ArrayLike) -> tuple[np.ndarray, int | None]:
-        """The (kernel_h, kernel_w) kernel meant, and its filter_id if it is a filter of the database."""
-        if isinstance(query, (int, np.integer)) or (isinstance(query, str) and query.lstrip("-").isdigit()):
-            values: dict[str, Any]
-            where, values = "filter_id = $id", {"id": int(query)}
-        elif isinstance(query, str):
-            parts = query.rsplit(":", 2)
-            if len(parts) != 3 or not parts[2].isdigit():
-                raise InvalidArgument(f'"{query}" is not a filter. Write a filter_id or MODEL:LAYER:CHANNEL.')
-            self._matching("model", parts[0], "SELECT model FROM models")
-            where = "model = $model AND layer = $layer AND channel = $channel"
-            values = {"model": parts[0], "layer": parts[1], "channel": int(parts[2])}
-        else:
-            kernel = np.asarray(query, dtype=np.float32)
-            if kernel.ndim != 2 or kernel.size < 2 or not np.isfinite(kernel).all():
-                raise InvalidArgument(f"The query kernel has shape {kernel.shape}. Give a 2-D array of finite numbers.")
-            return kernel, None
-        rows = self.sql(f"SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE {where}", **values).fetchall()
-        if not rows:
-            raise NotFound(
-                f'No filter "{query}" in {self.path}. SELECT filter_id, model, layer, channel FROM filters shows what there is.'
-            )
-        filter_id, kernel, kernel_h, kernel_w = rows[0]
-        return np.asarray(kernel, np.float32).reshape(kernel_h, kernel_w), filter_id
-
-    def _index(self, kernel_h: int, kernel_w: int) -> Any:
+    def _index(self, view: View, kernel_h: int, kernel_w: int) -> KernelIndex:
+        """The index of a size, brought to the view's version."""
         from filterdb.index import KernelIndex
 
-        snapshot = self._snapshot()
-        self._batches(kernel_h, kernel_w, [], None, None)  # says so if there is no kernel of the size
-        having = self.sql(
-            "SELECT DISTINCT model FROM layers WHERE kernel_h = $h AND kernel_w = $w", h=kernel_h, w=kernel_w
-        ).fetchall()
-        editions = {slug(row[0]): snapshot.editions[slug(row[0])] for row in having}
+        view.batches(kernel_h, kernel_w)  # says so if there is no kernel of the size
         found = self._indexes.setdefault((kernel_h, kernel_w), KernelIndex(self.path / "index", kernel_h, kernel_w))
-
-        def batches(slugs: Sequence[str]) -> Iterator[KernelBatch]:
-            return kernel_batches(self._models.files("filters", snapshot, slugs), kernel_h, kernel_w, ["filter_id"])
-
-        found.update(editions, batches)
+        found.update(view.editions(kernel_h, kernel_w), lambda slugs: view.stream(slugs, kernel_h, kernel_w))
         return found
-
-    @cached_property
-    def _indexes(self) -> dict[tuple[int, int], Any]:
-        return {}
-
-    def _named(self, found: Sequence[tuple[float, int]]) -> Relation:
-        """Neighbours with the names of their filters."""
-        rows = self.sql(
-            "SELECT filter_id, model, layer, channel FROM filters WHERE filter_id IN (SELECT unnest($ids))",
-            ids=[i for _, i in found],
-        ).fetchall()
-        names = {row[0]: row[1:] for row in rows}
-        columns = ["rank", "filter_id", "model", "layer", "channel", "similarity"]
-        kinds = [pa.int32(), pa.int64(), pa.string(), pa.string(), pa.int32(), pa.float32()]
-        values = [(rank, i, *names[i], score) for rank, (score, i) in enumerate(found, start=1)]
-        table = pa.table([pa.array([v[c] for v in values], kind) for c, kind in enumerate(kinds)], names=columns)
-        return duckdb.connect().from_arrow(table)
 
 
 def _moment(as_of: int | str | datetime | None) -> int | datetime | None:

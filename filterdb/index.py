@@ -1,7 +1,8 @@
 """The FAISS index: the most similar kernels of one size, kept beside the tables and never stale.
 
-The rule: below 200,000 kernels the index is flat, so exact; above, an inverted file of 4 sqrt(N) lists searched with nprobe 32,
-which keeps recall@10 at .99 on kernels. Scalar and product quantisation lose these kernels, so vectors stay float32.
+The rule: up to 200,000 kernels the index is flat, so exact; above, an inverted file of 2 sqrt(N) lists of which a search looks
+into one in ten, which keeps recall@10 at .99 on kernels (tests/benchmarks has the figures). Scalar and product quantisation lose
+these kernels, so vectors stay float32.
 
 An index names the editions of the models it holds. Before each search it is compared with the snapshot: new editions are added,
 gone ones removed, and it is trained anew once it has doubled since it was. The ids are filter_ids.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
@@ -28,8 +30,16 @@ from filterdb.schema import size_name
 from filterdb.store import KernelBatch
 
 FLAT_LIMIT = 200_000
-NPROBE = 32
+LISTS_PER_PROBE = 10
 TRAINING_POINTS_PER_LIST = 40
+
+SCHEMA = pa.schema(
+    [
+        ("rank", pa.int32()), ("filter_id", pa.int64()), ("model", pa.string()), ("layer", pa.string()), ("channel", pa.int32()),
+        ("similarity", pa.float32()),
+    ]
+)  # fmt: skip
+"""The answer of ``db.similar``."""
 
 
 @dataclass
@@ -131,13 +141,13 @@ class KernelIndex:
             index: Any = faiss.IndexIDMap2(flat)
             trained_on = 0
         else:
-            lists = round(4 * math.sqrt(len(ids)))
+            lists = round(2 * math.sqrt(len(ids)))
             index = faiss.IndexIVFFlat(flat, self.dimension, lists, faiss.METRIC_INNER_PRODUCT)
             trained_on = len(ids)
             sample = np.random.default_rng(0).choice(len(ids), min(len(ids), lists * TRAINING_POINTS_PER_LIST), replace=False)
             index.cp.niter = 10
             index.train(vectors[np.sort(sample)])
-            index.nprobe = NPROBE
+            index.nprobe = lists // LISTS_PER_PROBE
         index.add_with_ids(vectors, ids)
         self._index, self._stamp = index, _Stamp(self._stamp.file, dict(editions), trained_on)
 

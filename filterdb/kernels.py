@@ -49,7 +49,7 @@ def centred_unit(kernels: ArrayLike) -> CentredUnit:
     Dead kernels get a zero direction, never NaN. The precision of the input is kept.
     """
     f = rows(kernels)
-    mean = f.mean(axis=1)
+    mean = f @ np.full(f.shape[1], 1 / f.shape[1], f.dtype)  # several times as fast as f.mean(axis=1) on short rows
     unit = f - mean[:, None]
     deviation = np.sqrt(np.einsum("ij,ij->i", unit, unit))
     # |f|^2 = deviation^2 + d mean^2 needs no second pass over the taps.

@@ -7,10 +7,12 @@ kernels with centred unit templates, streamed over the database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from filterdb.banks import Bank
 from filterdb.kernels import centred_unit
@@ -61,9 +63,11 @@ def match(kernels: NDArray[np.float32], bank: Bank, *, signed: bool = False) -> 
         or |rho|, is smaller) and ``dead``. Dead kernels have template -1, similarity and margin NaN, gain 0, offset = mean.
         With ``signed``, a kernel whose largest rho is negative has gain 0: no positive multiple of any template helps.
     """
-    parts = centred_unit(kernels)
     templates = centred_unit(bank.templates.reshape(len(bank), -1))
-    rho = parts.unit @ templates.unit.astype(np.float32).T
+    # The product is thin (d x m taps by templates): a second BLAS thread gains nothing and gets in the way of Parquet's decoders.
+    with _pools().limit(limits=1, user_api="blas"):
+        parts = centred_unit(kernels)
+        rho = parts.unit @ templates.unit.astype(np.float32).T
     np.clip(rho, -1, 1, out=rho)
     score = rho if signed else np.abs(rho)
     rows = np.arange(len(rho))
@@ -91,6 +95,11 @@ def match(kernels: NDArray[np.float32], bank: Bank, *, signed: bool = False) -> 
         "template": best, "similarity": similarity, "gain": gain, "offset": offset, "residual": residual,
         "runner_up": second, "margin": margin, "dead": parts.dead,
     }  # fmt: skip
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def nearest(batches: Iterable[KernelBatch], bank: Bank, *, signed: bool = False) -> Iterator[pa.RecordBatch]:

@@ -105,6 +105,10 @@ def parse_size(size: str | int) -> Pair:
     raise InvalidArgument(f'"{size}" is not a kernel size. Write rows x columns, such as 7x7 or 1x5.')
 
 
+ID_RANGE = 2**63
+"""filter_ids are 0 … 2^63 - 1, so they fit every engine's signed 64-bit integer."""
+
+
 def layer_id(model: str, layer: str) -> int:
     """The filter_id of channel 0: 63 bits of a BLAKE2 hash of the two names, the same on every machine."""
     digest = hashlib.blake2b(f"{model}\0{layer}".encode(), digest_size=8).digest()
@@ -114,7 +118,7 @@ def layer_id(model: str, layer: str) -> int:
 def filter_ids(model: str, layer: str, channels: int) -> NDArray[np.int64]:
     """Stable 63-bit ids of all filters of a layer: consecutive, wrapping at 2^63, so they compress to nothing."""
     start = np.uint64(layer_id(model, layer))
-    return ((start + np.arange(channels, dtype=np.uint64)) & np.uint64(2**63 - 1)).astype(np.int64)
+    return ((start + np.arange(channels, dtype=np.uint64)) & np.uint64(ID_RANGE - 1)).astype(np.int64)
 
 
 def _table(**columns: pa.DataType) -> pa.Schema:

@@ -188,7 +188,8 @@ def test_the_environment_names_the_database(tmp_path, monkeypatch):
 def test_a_pipe_that_closes_early_is_no_error(tmp_path):
     db = Database(tmp_path / "filters")
     put(db, "net", {"conv": random_kernels(4000)})
-    command = f"{sys.executable} -c 'from filterdb.cli import main; main()' sql 'SELECT * FROM filters' --format csv --db {db.path} | head -1"
+    filterdb = f"{sys.executable} -c 'from filterdb.cli import main; main()'"
+    command = f"{filterdb} sql 'SELECT * FROM filters' --format csv --db {db.path} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout.startswith("filter_id,model")
     assert done.stderr == ""

@@ -20,7 +20,7 @@ FLOORS = {
     0: {"errors", "kernels", "schema", "scale_space", "share"},
     1: {"bank_files", "banks", "recipes", "named_queries"},
     2: {"sources", "store", "index"},
-    3: {"pipeline", "nearest", "verify", "figures", "bank_store", "bank_fit", "training"},
+    3: {"pipeline", "nearest", "verify", "figures", "bank_store", "bank_fit", "training", "view"},
     4: {"database"},
     5: {"cli"},
 }

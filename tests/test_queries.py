@@ -71,7 +71,7 @@ def test_duplicates(small):
 
 def test_extremes(small):
     rows = small.query("extremes", size="3x3", count=2).fetchall()
-    assert [row[1:] for row in rows][0] == ("alpha", "first", 1, 3.0, 9.0)
+    assert rows[0][1:] == ("alpha", "first", 1, 3.0, 9.0)
     assert len(rows) == 2
     assert rows[1][4] == 2.4495
 
@@ -93,9 +93,9 @@ def test_every_query_runs_on_an_empty_database(db):
 
 
 def test_slips(small):
-    with pytest.raises(NotFound, match='No query "size".*Did you mean "sizes"'):
+    with pytest.raises(NotFound, match=r'No query "size".*Did you mean "sizes"'):
         small.query("size")
     with pytest.raises(NotFound, match='No parameter of the query sizes "foo"'):
         small.query("sizes", foo=1)
-    with pytest.raises(InvalidArgument, match="needs model: add --model"):
+    with pytest.raises(InvalidArgument, match=r"needs model: add --model"):
         small.query("layers")

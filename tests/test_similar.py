@@ -86,9 +86,9 @@ def test_above_the_flat_limit_recall_is_measured_against_brute_force(db, monkeyp
     )
     put(db, "a", {"conv": kernels[:5000]})
     db.similar(kernels[0], exact=False)
-    assert not db._index(5, 5).exact
+    assert not db._index(db._view(), 5, 5).exact
     put(db, "b", {"conv": kernels[5000:]})  # more than doubled: trained again
-    found = db._index(5, 5)
+    found = db._index(db._view(), 5, 5)
     assert len(found) == 12_000
     assert found._stamp.trained_on == 12_000
     hits = 0

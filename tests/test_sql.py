@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import duckdb
 import pytest
 from conftest import put, random_kernels
 
@@ -33,11 +34,15 @@ def test_views(full):
     assert full.sql("SELECT count(*) FROM templates WHERE bank = 'greedy8'").fetchall() == [(8,)]
     # One matrix product in SQL agrees with db.nearest.
     best = full.sql(
-        """SELECT f.filter_id, arg_max(t.template, abs(list_cosine_similarity(list_transform(f.kernel::FLOAT[], lambda x: x - f.mean),
-               t.kernel)))
-           FROM filters_7x7 AS f, (SELECT template, list_transform(kernel, lambda x: x - list_avg(kernel)) AS kernel FROM templates
-                                   WHERE bank = 'greedy8') AS t
-           GROUP BY ALL ORDER BY ALL"""
+        """
+        WITH centred AS (
+            SELECT template, list_transform(kernel, lambda x: x - list_avg(kernel)) AS kernel FROM templates WHERE bank = 'greedy8'
+        )
+        SELECT f.filter_id, arg_max(c.template, abs(list_cosine_similarity(f.kernel::FLOAT[], c.kernel)))
+        FROM (SELECT filter_id, list_transform(kernel::FLOAT[], lambda x: x - mean) AS kernel FROM filters_7x7) AS f, centred AS c
+        GROUP BY ALL
+        ORDER BY ALL
+        """
     ).fetchall()
     assert best == sorted((row[0], row[4]) for row in full.nearest(bank="greedy8").fetchall())
 
@@ -45,14 +50,39 @@ def test_views(full):
 @pytest.mark.parametrize(
     "statement",
     [
-        "DROP VIEW filters", "CREATE TABLE t AS SELECT 1", "COPY filters TO 'x.parquet'", "ATTACH 'x.db'", "INSTALL httpfs",
-        "SET threads = 1", "PRAGMA database_list", "CALL pragma_version()", "INSERT INTO models VALUES (1)", "DELETE FROM filters",
-        "EXPLAIN ANALYZE COPY filters TO 'x.parquet'", "EXPLAIN COPY filters TO 'x.parquet'", "explain (format json) drop view filters",
-        "/* x */ EXPLAIN ANALYZE DROP VIEW filters", "SELECT 1; DROP VIEW filters", "SELECT 1; SELECT 2", "", ";", "-- nothing",
-        "EXPORT DATABASE 'x'", "CHECKPOINT", "VACUUM", "BEGIN", "UPDATE models SET top1 = 100", "LOAD httpfs", "USE memory",
-        "PREPARE p AS DROP VIEW filters", "EXECUTE p", "RESET threads", "COMMENT ON VIEW filters IS 'x'", "ALTER VIEW filters RENAME TO x",
+        "DROP VIEW filters",
+        "CREATE TABLE t AS SELECT 1",
+        "COPY filters TO 'x.parquet'",
+        "ATTACH 'x.db'",
+        "INSTALL httpfs",
+        "SET threads = 1",
+        "PRAGMA database_list",
+        "CALL pragma_version()",
+        "INSERT INTO models VALUES (1)",
+        "DELETE FROM filters",
+        "EXPLAIN ANALYZE COPY filters TO 'x.parquet'",
+        "EXPLAIN COPY filters TO 'x.parquet'",
+        "explain (format json) drop view filters",
+        "/* x */ EXPLAIN ANALYZE DROP VIEW filters",
+        "SELECT 1; DROP VIEW filters",
+        "SELECT 1; SELECT 2",
+        "",
+        ";",
+        "-- nothing",
+        "EXPORT DATABASE 'x'",
+        "CHECKPOINT",
+        "VACUUM",
+        "BEGIN",
+        "UPDATE models SET top1 = 100",
+        "LOAD httpfs",
+        "USE memory",
+        "PREPARE p AS DROP VIEW filters",
+        "EXECUTE p",
+        "RESET threads",
+        "COMMENT ON VIEW filters IS 'x'",
+        "ALTER VIEW filters RENAME TO x",
     ],
-)  # fmt: skip
+)
 def test_nothing_but_reading(full, statement, tmp_path):
     before = sorted(p.name for p in full.path.rglob("*"))
     with pytest.raises(QueryError):
@@ -73,7 +103,7 @@ def test_nothing_but_reading(full, statement, tmp_path):
 def test_no_other_file_can_be_read(full, query, tmp_path):
     secret = tmp_path / "secret.csv"
     secret.write_text("a,b\n1,2\n")
-    with pytest.raises((QueryError, Exception), match=r"(?i)permission|disabled|not exist|cannot access") as caught:
+    with pytest.raises((QueryError, duckdb.Error), match=r"(?i)permission|disabled|not exist|cannot access") as caught:
         full.sql(query.format(secret=secret, folder=tmp_path, database=full.path)).fetchall()
     assert "1,2" not in str(caught.value)
 
@@ -85,8 +115,13 @@ def test_the_callers_variables_are_not_tables(full):
     del secret
 
 
-@pytest.mark.parametrize("query", ["EXPLAIN SELECT 1", "EXPLAIN ANALYZE SELECT count(*) FROM filters", "DESCRIBE filters", "SUMMARIZE models",
-                                   "FROM models", "WITH x AS (SELECT 1) FROM x", "VALUES (1)", "SHOW TABLES"])  # fmt: skip
+@pytest.mark.parametrize(
+    "query",
+    [
+        "EXPLAIN SELECT 1", "EXPLAIN ANALYZE SELECT count(*) FROM filters", "DESCRIBE filters", "SUMMARIZE models", "FROM models",
+        "WITH x AS (SELECT 1) FROM x", "VALUES (1)", "SHOW TABLES",
+    ],
+)  # fmt: skip
 def test_reading_in_all_its_forms(full, query):
     assert full.sql(query).fetchall()
 

@@ -203,7 +203,9 @@ def test_the_next_ingest_mends_the_tables_that_others_read(db, monkeypatch):
     put(db, "net", {"conv": random_kernels(2)})
     # A writer that dies after its first commits, before the one that counts.
     commit = db._models._commit
-    monkeypatch.setattr(db._models, "_commit", lambda table, *rest: commit(table, *rest) if table != "models" else 1 / 0)
+    monkeypatch.setattr(
+        db._models, "_commit", lambda delta, table, *rest: commit(delta, table, *rest) if table != "models" else 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         put(db, "net", {"conv": random_kernels(7)})
     monkeypatch.undo()
@@ -250,7 +252,7 @@ def test_a_full_disk_leaves_the_last_version(db, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(StoreError, match="nothing was stored: .*No space left"):
+    with pytest.raises(StoreError, match=r"nothing was stored: .*No space left"):
         put(db, "net", {"conv": random_kernels(9)})
     monkeypatch.undo()
     assert db.info().filters == 2
@@ -280,7 +282,7 @@ def test_many_sizes_in_one_model_stream_apart(db):
         for i, size in enumerate([(3, 3), (7, 7), (3, 3), (1, 9), (7, 7)])
     }
     store(db._models, make_model("net", layers))
-    found = np.concatenate([batch.kernels for batch in db._batches(7, 7, [], None, None)])
+    found = np.concatenate([batch.kernels for batch in db._view().batches(7, 7)])
     np.testing.assert_array_equal(found, np.concatenate([layers["l1"], layers["l4"]]).reshape(10, 49))
     for name, kernels in layers.items():
         np.testing.assert_array_equal(kernels_of(db, "net", name), kernels)

@@ -141,7 +141,7 @@ class Collection:
         if not self.exists():
             return False
         with self._locked():
-            there = self._commit(self.first, {slug(name): None}, "remove", name)
+            there = self._commit(self._open(self.first), self.first, {slug(name): None}, "remove", name)
             self._follow()
         return there
 
@@ -149,7 +149,7 @@ class Collection:
         """Take out members by their slugs, for those whose name can no longer be read."""
         if changes := dict.fromkeys(keys):
             with self._locked():
-                self._commit(self.first, changes, "discard")
+                self._commit(self._open(self.first), self.first, changes, "discard")
                 self._follow()
 
     def repair(self) -> None:
@@ -232,7 +232,7 @@ class Collection:
                 os.replace(stage / f"{table}.parquet", target)
             # The others first, the first last: it alone makes the member visible.
             self._follow({**snapshot.editions, key: edition}, "ingest")
-            self._commit(self.first, {key: edition}, "ingest", name)
+            self._commit(self._open(self.first), self.first, {key: edition}, "ingest", name)
         return True
 
     def _follow(self, wanted: Mapping[str, str] | None = None, operation: str = "repair") -> None:
@@ -243,13 +243,18 @@ class Collection:
         self._create()
         wanted = self.snapshot().editions if wanted is None else wanted
         for table in self.others:
-            there = dict(map(_split, _paths(DeltaTable(self.root / table))))
+            delta = self._open(table)
+            there = dict(map(_split, _paths(delta)))
             changes = {key: wanted.get(key) for key in {*there, *wanted} if there.get(key) != wanted.get(key)}
-            self._commit(table, changes, operation)
+            self._commit(delta, table, changes, operation)
 
-    def _commit(self, table: str, changes: Mapping[str, str | None], operation: str, name: str | None = None) -> bool:
+    def _open(self, table: str) -> DeltaTable:
+        return DeltaTable(self.root / table)
+
+    def _commit(
+        self, delta: DeltaTable, table: str, changes: Mapping[str, str | None], operation: str, name: str | None = None
+    ) -> bool:
         """One Delta commit: each slug gets that edition, None takes it out. False if there was nothing to change."""
-        delta = DeltaTable(self.root / table)
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
         for path in _paths(delta):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,22 @@ _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECAS
 class Session:
     """One DuckDB connection over one version of the tables. Its configuration is locked once the views stand."""
 
-    def __init__(self, root: Path, views: Mapping[str, tuple[Sequence[Path], pa.Schema]], tables: Mapping[str, pa.Table]):
+    def __init__(
+        self,
+        root: Path,
+        views: Mapping[str, tuple[Sequence[Path], pa.Schema]],
+        tables: Mapping[str, tuple[Callable[[], pa.Table], pa.Schema]],
+    ):
         """
         Args:
             root: the only folder whose files may be read.
             views: name to (Parquet files, schema); no files gives an empty view.
-            tables: name to a small table in memory.
+            tables: name to (a small table, schema); it is made when the first query asks for it.
         """
         self._connection = con = duckdb.connect(":memory:")
-        for name, table in tables.items():
-            con.register("incoming", table)
-            con.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
-            con.unregister("incoming")
+        self._unfilled = {name: make for name, (make, _) in tables.items()}
+        for name, (_, schema) in tables.items():
+            self._copy(f"CREATE TABLE {name} AS", schema.empty_table())
         for name, (files, schema) in views.items():
             if files:
                 # Times are UTC; with a zone attached, DuckDB could hand them to Python only where pytz is installed.
@@ -41,9 +45,7 @@ class Session:
                     f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet({_literal(files)}, hive_partitioning=false)"
                 )
             else:
-                con.register("incoming", schema.empty_table())
-                con.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
-                con.unregister("incoming")
+                self._copy(f"CREATE TABLE {name} AS", schema.empty_table())
         if "layers" in views:
             self._size_views()
         con.execute(f"SET allowed_directories = {_literal([root.absolute()])}")
@@ -56,6 +58,11 @@ class Session:
             "lock_configuration = true",
         ):
             con.execute(f"SET {setting}")
+
+    def _copy(self, into: str, table: pa.Table) -> None:
+        self._connection.register("incoming", table)
+        self._connection.execute(f"{into} SELECT * FROM incoming")
+        self._connection.unregister("incoming")
 
     def _size_views(self) -> None:
         """``filters_7x7`` and so on: the filters of one size, with the kernel as a fixed-size array (a free cast)."""
@@ -81,6 +88,10 @@ class Session:
         if missing := sorted(wanted - set(parameters)):
             raise QueryError(f"The query needs a value for {', '.join('$' + name for name in missing)}.")
         try:
+            if self._unfilled and self._unfilled.keys() & self._connection.get_table_names(sql):
+                for name, make in self._unfilled.items():
+                    self._copy(f"INSERT INTO {name}", make())
+                self._unfilled = {}
             relation = self._connection.sql(sql, params=dict(parameters) or None)
         except duckdb.Error as error:
             raise query_error(error) from error

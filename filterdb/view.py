@@ -1,0 +1,149 @@
+"""One version of a database, looked at: SQL over it, its kernels as a stream, and its filters by id or by name.
+
+Every verb of ``Database`` that reads takes one view and stays with it, so that an ingest in the middle cannot mix two versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from filterdb import schema
+from filterdb.errors import InvalidArgument, NotFound, StoreError, not_found
+from filterdb.store import Collection, KernelBatch, Session, Snapshot, kernel_batches
+from filterdb.store.collection import slug
+
+
+class View:
+    """A snapshot of the models, and the SQL session over exactly its files."""
+
+    def __init__(self, models: Collection, snapshot: Snapshot, session: Session):
+        self._models = models
+        self.snapshot = snapshot
+        self.session = session
+
+    def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self.session.query(sql, parameters).fetchall()
+
+    # -- choosing --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sizes(self) -> dict[tuple[int, int], list[str]]:
+        """(kernel_h, kernel_w) to the models that have kernels of that size."""
+        found: dict[tuple[int, int], list[str]] = {}
+        for kernel_h, kernel_w, model in self.rows("SELECT DISTINCT kernel_h, kernel_w, model FROM layers ORDER BY ALL"):
+            found.setdefault((kernel_h, kernel_w), []).append(model)
+        return found
+
+    def matching_models(self, wanted: str | Sequence[str]) -> list[str]:
+        """The models that a name, a glob, or several of them choose."""
+        patterns = [wanted] if isinstance(wanted, str) else wanted
+        names = [row[0] for row in self.rows("SELECT model FROM models")]
+        return list(dict.fromkeys(name for pattern in patterns for name in _matching("model", pattern, names)))
+
+    def batches(
+        self,
+        kernel_h: int,
+        kernel_w: int,
+        columns: Sequence[str] = (),
+        *,
+        model: str | Sequence[str] | None = None,
+        layer: str | None = None,
+    ) -> Iterator[KernelBatch]:
+        """The kernels of a size, all or those of some models and layers. Complains at once if there can be none."""
+        if not self.snapshot.editions:
+            raise StoreError(
+                f"The database {self._models.root} is empty. Ingest a model first: filterdb ingest timm:convnextv2_atto"
+            )
+        having = self.sizes.get((kernel_h, kernel_w))
+        if having is None:
+            there = ", ".join(schema.size_name(*size) for size in sorted(self.sizes))
+            raise NotFound(
+                f"No kernels of size {schema.size_name(kernel_h, kernel_w)} in {self._models.root}. There are: {there}."
+            )
+        chosen = having if model is None else [name for name in self.matching_models(model) if name in set(having)]
+        layers = None
+        if layer is not None:
+            layers = _matching("layer", layer, [row[0] for row in self.rows("SELECT DISTINCT layer FROM layers")])
+        return self._stream([slug(name) for name in chosen], kernel_h, kernel_w, columns, layers)
+
+    def editions(self, kernel_h: int, kernel_w: int) -> dict[str, str]:
+        """Slug to edition of the models that have kernels of a size."""
+        return {slug(name): self.snapshot.editions[slug(name)] for name in self.sizes.get((kernel_h, kernel_w), [])}
+
+    def stream(self, slugs: Sequence[str], kernel_h: int, kernel_w: int) -> Iterator[KernelBatch]:
+        """The kernels of some models, with their filter_ids."""
+        return self._stream(slugs, kernel_h, kernel_w, ["filter_id"], None)
+
+    def _stream(
+        self, slugs: Sequence[str], kernel_h: int, kernel_w: int, columns: Sequence[str], layers: Sequence[str] | None
+    ) -> Iterator[KernelBatch]:
+        return kernel_batches(self._models.files("filters", self.snapshot, slugs), kernel_h, kernel_w, columns, layers)
+
+    # -- single filters --------------------------------------------------------------------------------------------------
+
+    def kernel(self, query: int | str | ArrayLike) -> tuple[NDArray[np.float32], int | None]:
+        """The (kernel_h, kernel_w) kernel that is meant, and its filter_id if it is a filter of the database.
+
+        Args:
+            query: a filter_id, ``model:layer:channel``, or the kernel itself.
+        """
+        if isinstance(query, (int, np.integer)) or (isinstance(query, str) and query.isdecimal()):
+            place = self.names([int(query)]).get(int(query))
+        elif isinstance(query, str):
+            parts = query.rsplit(":", 2)
+            if len(parts) != 3 or not parts[2].isdecimal():
+                raise InvalidArgument(f'"{query}" is not a filter. Write a filter_id or MODEL:LAYER:CHANNEL.')
+            [model] = _matching("model", parts[0], [row[0] for row in self.rows("SELECT model FROM models")])[:1]
+            place = (model, parts[1], int(parts[2]))
+        else:
+            kernel = np.asarray(query, dtype=np.float32)
+            if kernel.ndim != 2 or kernel.size < 2 or not np.isfinite(kernel).all():
+                raise InvalidArgument(f"The query kernel has shape {kernel.shape}. Give a 2-D array of finite numbers.")
+            return kernel, None
+        where = "model = $model AND layer = $layer AND channel = $channel"
+        found = place and self.rows(
+            f"SELECT kernel, kernel_h, kernel_w, filter_id FROM filters WHERE {where}",
+            **dict(zip(("model", "layer", "channel"), place, strict=True)),
+        )
+        if not found:
+            columns = "filter_id, model, layer, channel"
+            raise NotFound(f'No filter "{query}" in {self._models.root}. SELECT {columns} FROM filters shows what there is.')
+        kernel, kernel_h, kernel_w, filter_id = found[0]
+        return np.asarray(kernel, np.float32).reshape(kernel_h, kernel_w), filter_id
+
+    def names(self, filter_ids: Sequence[int]) -> dict[int, tuple[str, str, int]]:
+        """filter_id to (model, layer, channel), of those that are here.
+
+        The ids of a layer are consecutive from a hash of its name, so the table of layers answers, not a scan of all filters.
+        """
+        starts, layers = self._layer_starts
+        found = {}
+        for filter_id in filter_ids:
+            # The last layer of all may wrap around zero; position -1 is that one.
+            start, (model, layer, channels) = starts[i := np.searchsorted(starts, filter_id, "right") - 1], layers[i]
+            channel = (filter_id - int(start)) % schema.ID_RANGE
+            if channel < channels:
+                found[filter_id] = (model, layer, channel)
+        return found
+
+    @cached_property
+    def _layer_starts(self) -> tuple[NDArray[np.int64], list[tuple[str, str, int]]]:
+        rows = self.rows("SELECT model, layer, out_channels FROM layers")
+        starts = np.array([schema.layer_id(model, layer) for model, layer, _ in rows], np.int64)
+        order = np.argsort(starts)
+        return starts[order], [rows[i] for i in order]
+
+
+def _matching(kind: str, pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that a name or glob matches; an exact name wins, so names with brackets work."""
+    found = [pattern] if pattern in names else sorted(name for name in names if fnmatchcase(name, pattern))
+    if not found:
+        raise not_found(kind, pattern, names)
+    return found

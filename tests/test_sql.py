@@ -36,10 +36,12 @@ def test_views(full):
     best = full.sql(
         """
         WITH centred AS (
-            SELECT template, list_transform(kernel, lambda x: x - list_avg(kernel)) AS kernel FROM templates WHERE bank = 'greedy8'
+            SELECT template, list_transform(kernel, lambda x: x - list_avg(kernel)) AS kernel
+            FROM templates WHERE bank = 'greedy8'
         )
         SELECT f.filter_id, arg_max(c.template, abs(list_cosine_similarity(f.kernel::FLOAT[], c.kernel)))
-        FROM (SELECT filter_id, list_transform(kernel::FLOAT[], lambda x: x - mean) AS kernel FROM filters_7x7) AS f, centred AS c
+        FROM (SELECT filter_id, list_transform(kernel::FLOAT[], lambda x: x - mean) AS kernel FROM filters_7x7) AS f
+        CROSS JOIN centred AS c
         GROUP BY ALL
         ORDER BY ALL
         """

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from filterdb import banks, schema
 from filterdb.banks import Bank
-from filterdb.errors import BankError, InvalidArgument, not_found
-from filterdb.store import Collection
+from filterdb.errors import BankError, InvalidArgument, StoreError, not_found
+from filterdb.store import Collection, Snapshot
+from filterdb.store.collection import slug
 
 
 class BankStore:
@@ -30,12 +31,16 @@ class BankStore:
         """A bank by name, at its own size or scaled to another."""
         if name in banks.shipped():
             return banks.load(name, size=size, **options)
-        imported = self.imported()
-        if name not in imported:
+        snapshot = self.collection.snapshot()
+        if slug(name) not in snapshot.editions:
             raise not_found("bank", name, self.names())
         if options:
             raise InvalidArgument(f'The bank "{name}" was imported: it has no option {min(options)}.')
-        return imported[name] if size is None else imported[name].at(size)
+        try:
+            bank = self._read(snapshot, slug(name))
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f'The bank "{name}" is damaged. Run filterdb verify --repair, then import it again.') from error
+        return bank if size is None else bank.at(size)
 
     def put(self, bank: Bank) -> None:
         """Keep a bank, replacing an imported one of its name."""
@@ -54,24 +59,30 @@ class BankStore:
             raise not_found("bank", name, self.imported(), advice="Only imported banks can be removed.")
 
     def imported(self) -> dict[str, Bank]:
-        """The imported banks by name."""
+        """The imported banks by name; damaged ones are left to ``filterdb verify``."""
         snapshot = self.collection.snapshot()
         found = {}
-        for heads, rows in zip(
-            self.collection.files("banks", snapshot), self.collection.files("templates", snapshot), strict=True
-        ):
-            head = pq.read_table(heads, partitioning=None).to_pylist()[0]
-            table = pq.read_table(rows, partitioning=None).sort_by("number").to_pylist()
-            kernels = np.array([row["kernel"] for row in table], np.float32)
-            found[head["bank"]] = Bank(
-                name=head["bank"],
-                names=[row["template"] for row in table],
-                labels=[row["label"] for row in table],
-                templates=kernels.reshape(len(table), head["kernel_h"], head["kernel_w"]),
-                citation=head["citation"] or "",
-                made_by=head["made_by"] or "",
-            )
+        for key in snapshot.editions:
+            try:
+                bank = self._read(snapshot, key)
+            except (OSError, pa.ArrowException, BankError):
+                continue
+            found[bank.name] = bank
         return found
+
+    def _read(self, snapshot: Snapshot, key: str) -> Bank:
+        heads, rows = (self.collection.path(table, key, snapshot.editions[key]) for table in ("banks", "templates"))
+        head = pq.read_table(heads, partitioning=None).to_pylist()[0]
+        table = pq.read_table(rows, partitioning=None).sort_by("number").to_pylist()
+        kernels = np.array([row["kernel"] for row in table], np.float32)
+        return Bank(
+            name=head["bank"],
+            names=[row["template"] for row in table],
+            labels=[row["label"] for row in table],
+            templates=kernels.reshape(len(table), head["kernel_h"], head["kernel_w"]),
+            citation=head["citation"] or "",
+            made_by=head["made_by"] or "",
+        )
 
     def tables(self) -> dict[str, tuple[Callable[[], pa.Table], pa.Schema]]:
         """``banks`` and ``templates`` as SQL sees them, all banks at their own size; each made when it is asked for."""

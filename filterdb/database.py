@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from filterdb.verify import Report
 
 Relation = duckdb.DuckDBPyRelation
+
+FORBIDDEN = set("?#%\n\r\0") | ({"\\"} if os.sep == "/" else set())
+"""Delta's library reads a path as a part of an address, where these mean something else."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,26 @@ class Database:
         chosen = os.fspath(path) if path is not None else os.environ.get("FILTERDB_PATH") or "filters"
         if "://" in chosen:
             raise StoreError(f"{chosen}: databases on object stores are not supported yet. Give a folder.")
-        self.path = Path(chosen).absolute()
+        self.path = Path(chosen).expanduser().absolute()
+        if bad := sorted(set(str(self.path)) & FORBIDDEN):
+            raise StoreError(
+                f"{self.path}: a database's path cannot have {' '.join(map(repr, bad))} in it. Choose another folder."
+            )
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} is a file, not a database folder.")
         self._models = Collection(self.path, {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS})
         self._banks = BankStore(self.path)
         self._as_of = _moment(as_of)
         self._fixed = self._models.snapshot(self._as_of) if self._as_of is not None else None
-        self._opened: tuple[tuple[int, int], View] | None = None
+        self._opened = threading.local()  # a DuckDB connection serves one thread at a time
         self._indexes: dict[tuple[int, int], KernelIndex] = {}
 
     def __repr__(self) -> str:
         return f"Database({str(self.path)!r}{'' if self._as_of is None else f', as_of={self.version}'})"
 
     def exists(self) -> bool:
-        """Whether anything was ever ingested here."""
-        return self._models.exists()
+        """Whether anything was ever ingested or imported here."""
+        return self._models.exists() or self._banks.collection.exists()
 
     # -- what there is ---------------------------------------------------------------------------------------------------
 
@@ -98,17 +106,18 @@ class Database:
     def info(self) -> Info:
         """Counts, sizes and bytes."""
         snapshot = self._snapshot()
+        made = self._models.time(snapshot.version)
         sizes = self.sql(
             "SELECT size, count(*) AS n, count(*) FILTER (dead) FROM filters GROUP BY size ORDER BY n DESC, size"
         ).fetchall()
         files = [path for table in self._models.schemas for path in self._models.files(table, snapshot)]
         return Info(
-            str(self.path), snapshot.version, snapshot.time, len(snapshot.editions),
+            str(self.path), snapshot.version, made, len(snapshot.editions),
             self.sql("SELECT count(*) FROM layers").fetchall()[0][0], sum(row[1] for row in sizes), sum(row[2] for row in sizes),
             {row[0]: row[1] for row in sizes}, sum(path.stat().st_size for path in files), self.banks(),
         )  # fmt: skip
 
-    def history(self) -> list[dict[str, object]]:
+    def history(self) -> list[dict[str, Any]]:
         """One row for each version, newest first: version, time, operation, model."""
         return self._models.history()
 
@@ -167,7 +176,7 @@ class Database:
         """Check counts, hashes, ids and orphans; ``repair`` removes what is broken and tidies up after killed writers."""
         from filterdb.verify import verify
 
-        return verify(self._models, repair=repair, progress=progress)
+        return verify(self._models, self._banks.collection, repair=repair, progress=progress)
 
     def vacuum(self) -> int:
         """Forget old versions: delete files that only they need. Returns the bytes freed."""
@@ -176,7 +185,7 @@ class Database:
 
     # -- ask -------------------------------------------------------------------------------------------------------------
 
-    def sql(self, query: str, **parameters: Any) -> Relation:
+    def sql(self, query: str, /, **parameters: Any) -> Relation:
         """Run one read-only SQL statement over ``models``, ``layers``, ``filters``, ``filters_7x7``, ``banks`` …
 
         Args:
@@ -191,10 +200,20 @@ class Database:
         """
         return self._view().session.query(query, parameters)
 
-    def query(self, name: str, **parameters: Any) -> Relation:
-        """Run a named query of the folder ``queries``; see ``filterdb.named_queries``."""
+    def query(self, name: str, /, **parameters: Any) -> Relation:
+        """Run a named query of the folder ``queries``; see ``filterdb.named_queries``.
+
+        Raises:
+            NotFound: no query, parameter, model or kernel size of that name.
+        """
         question = named_queries.load(name)
-        return self.sql(question.sql, **question.bind(parameters))
+        values = question.bind(parameters)
+        view = self._view()
+        if "model" in values:
+            view.check_model(values["model"])
+        if "size" in values:
+            values["size"] = view.check_size(values["size"])
+        return view.session.query(question.sql, values)
 
     def nearest(
         self, bank: str | Bank = "greedy8", *, model: str | Sequence[str] | None = None, layer: str | None = None,
@@ -216,7 +235,7 @@ class Database:
         from filterdb.nearest import SCHEMA
 
         table = pa.Table.from_batches(self.nearest_batches(bank, model=model, layer=layer, size=size, signed=signed), SCHEMA)
-        return duckdb.connect().from_arrow(table)
+        return self._view().session.relation(table)
 
     def nearest_batches(
         self, bank: str | Bank = "greedy8", *, model: str | Sequence[str] | None = None, layer: str | None = None,
@@ -243,7 +262,7 @@ class Database:
         with closing(duckdb.connect()) as con:
             con.register("nearest", pa.RecordBatchReader.from_batches(SCHEMA, self.nearest_batches(bank, **choice)))
             table = con.sql(SUMMARY).to_arrow_table()
-        return duckdb.connect().from_arrow(table)
+        return self._view().session.relation(table)
 
     def exemplars(self, bank: str | Bank = "greedy8", count: int = 8, **choice: Any) -> dict[str, np.ndarray]:
         """The real kernels closest to each template: template name to (n, kernel_h, kernel_w), closest first.
@@ -317,7 +336,7 @@ class Database:
         names = view.names([filter_id for _, filter_id in best])
         rows = [(rank, filter_id, *names[filter_id], score) for rank, (score, filter_id) in enumerate(best, start=1)]
         columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate(index.SCHEMA.types)]
-        return duckdb.connect().from_arrow(pa.table(columns, schema=index.SCHEMA))
+        return view.session.relation(pa.table(columns, schema=index.SCHEMA))
 
     # -- banks -----------------------------------------------------------------------------------------------------------
 
@@ -356,11 +375,12 @@ class Database:
         """The version to read: the latest at this moment, or the one asked for. Kept until a newer one is there."""
         snapshot = self._snapshot()
         key = (snapshot.version, self._banks.collection.snapshot().version)
-        if self._opened is None or self._opened[0] != key:
+        opened = getattr(self._opened, "view", None)
+        if opened is None or opened[0] != key:
             schemas = {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS}
             views = {name: (self._models.files(name, snapshot), kind) for name, kind in schemas.items()}
-            self._opened = (key, View(self._models, snapshot, Session(self.path, views, self._banks.tables())))
-        return self._opened[1]
+            opened = self._opened.view = (key, View(self._models, snapshot, Session(self.path, views, self._banks.tables())))
+        return opened[1]
 
     def _index(self, view: View, kernel_h: int, kernel_w: int) -> KernelIndex:
         """The index of a size, brought to the view's version."""
@@ -372,17 +392,16 @@ class Database:
         return found
 
 
-def _moment(as_of: int | str | datetime | None) -> int | datetime | None:
-    """A version number or a time with a zone from what a user may write."""
-    if as_of is None or isinstance(as_of, int):
-        return as_of
+def _moment(as_of: Any) -> int | datetime | None:
+    """A version number or a time with a zone, from what a user may write."""
     if isinstance(as_of, str):
-        if as_of.isdecimal():
-            return int(as_of)
+        text = as_of
         try:
-            as_of = datetime.fromisoformat(as_of)
+            as_of = int(text) if text.isdecimal() and len(text) < 18 else datetime.fromisoformat(text)
         except ValueError:
-            raise InvalidArgument(
-                f'as_of "{as_of}" is neither a version number nor an ISO time such as 2026-03-01T12:00.'
-            ) from None
-    return as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+            as_of = text
+    if isinstance(as_of, datetime):
+        return as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+    if as_of is None or (isinstance(as_of, int) and not isinstance(as_of, bool) and 0 <= as_of < 10**18):
+        return as_of
+    raise InvalidArgument(f"as_of {as_of!r} is neither a version number nor a time such as 2026-03-01T12:00.")

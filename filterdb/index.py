@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class KernelIndex:
         self._folder = folder / size_name(kernel_h, kernel_w)
         self.dimension = kernel_h * kernel_w
         self._stamp = _Stamp()
+        self._one_thread = Lock()
         self._index: Any = None
 
     def update(self, editions: Mapping[str, str], batches: Callable[[Sequence[str]], Iterable[KernelBatch]]) -> None:
@@ -68,14 +70,23 @@ class KernelIndex:
             editions: slug to edition of every model that has kernels of this size.
             batches: given slugs, yields their kernel batches with the column ``filter_id``.
         """
-        if self._index is not None and self._stamp.editions == editions:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / "lock"):
-            self._load()
-            if self._stamp.editions != editions:
-                self._extend(editions, batches)
-                self._save()
+        with self._one_thread:
+            if self._index is not None and self._stamp.editions == editions:
+                return
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(self._folder / "lock")
+                lock.acquire()
+            except OSError:  # a database that one may only read: the index stays in memory
+                self._build(editions, batches)
+                return
+            try:
+                self._load()
+                if self._stamp.editions != editions:
+                    self._extend(editions, batches)
+                    self._save()
+            finally:
+                lock.release()
 
     def search(self, directions: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Inner products and filter_ids of the k best, (n, k) each, best first; -1 pads what there is not."""

@@ -17,6 +17,9 @@ Floats = NDArray[np.floating]
 DEAD_RATIO = 1e-6
 """A kernel is dead when what is left after centring is at most this share of its norm: rounding of a constant, not a shape."""
 
+FLOAT32_SQUARES = (1e-15, 1e17)
+"""Between these norms float32 holds the squares of the taps; the rare kernels beyond are centred in float64."""
+
 
 def rows(kernels: ArrayLike) -> Floats:
     """Kernels as rows of a 2-D array: (n, k_h, k_w) becomes (n, k_h * k_w), one (k_h, k_w) kernel stays two-dimensional input.
@@ -51,12 +54,17 @@ def centred_unit(kernels: ArrayLike) -> CentredUnit:
     f = rows(kernels)
     mean = f @ np.full(f.shape[1], 1 / f.shape[1], f.dtype)  # several times as fast as f.mean(axis=1) on short rows
     unit = f - mean[:, None]
-    deviation = np.sqrt(np.einsum("ij,ij->i", unit, unit))
-    # |f|^2 = deviation^2 + d mean^2 needs no second pass over the taps.
-    norm = np.sqrt(deviation**2 + f.shape[1] * mean**2)
+    with np.errstate(over="ignore"):
+        deviation = np.sqrt(np.einsum("ij,ij->i", unit, unit))
+        # |f|^2 = deviation^2 + d mean^2 needs no second pass over the taps.
+        norm = np.sqrt(deviation**2 + f.shape[1] * mean**2)
     dead = ~(deviation > DEAD_RATIO * norm)
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=~dead)
     unit *= scale[:, None]
+    if f.dtype == np.float32 and (extreme := ~((norm > FLOAT32_SQUARES[0]) & (norm < FLOAT32_SQUARES[1]))).any():
+        exact = centred_unit(f[extreme].astype(np.float64))
+        unit[extreme], mean[extreme], deviation[extreme] = exact.unit, exact.mean, exact.deviation
+        dead[extreme] = exact.dead
     return CentredUnit(unit, mean, deviation, dead)
 
 

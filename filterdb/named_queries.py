@@ -50,18 +50,17 @@ class NamedQuery:
         if missing := [name for name, value in values.items() if value is None]:
             flags = " ".join(f"--{name} …" for name in missing)
             raise InvalidArgument(f"The query {self.name} needs {', '.join(missing)}: add {flags}.")
-        return {name: value(given) for name, given in values.items()}
+        return {name: _like(known[name].default, given) for name, given in values.items()}
 
 
-def value(text: Any) -> Any:
-    """Flags and defaults are text; what looks like a number is one."""
-    if isinstance(text, str):
-        for kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    return text
+def _like(default: str | None, given: Any) -> Any:
+    """A flag is text; where the default is a number, so is the value."""
+    if not isinstance(given, str) or default is None or not re.fullmatch(r"-?\d+(\.\d+)?", default):
+        return given
+    try:
+        return float(given) if "." in given else int(given)
+    except ValueError:
+        raise InvalidArgument(f'"{given}" is not a number, such as {default}.') from None
 
 
 def names() -> list[str]:

@@ -94,6 +94,7 @@ def ingest(
     options, reporter = options or Options(), reporter or Silent()
     outcomes: list[Outcome | None] = []
     queue: list[tuple[int, Pending]] = []
+    seen: set[tuple[str, str | None]] = set()
     for source in sources:
         try:
             pending = resolve(source, options)
@@ -101,8 +102,10 @@ def ingest(
             outcomes.append(Outcome(str(source), None, "failed", error=str(error)))
             continue
         for one in pending:
-            queue.append((len(outcomes), one))
-            outcomes.append(None)
+            if (one.source, one.name) not in seen:  # globs may overlap
+                seen.add((one.source, one.name))
+                queue.append((len(outcomes), one))
+                outcomes.append(None)
     if options.name is not None and len(queue) > 1:
         raise InvalidArgument(f'One name for {len(queue)} models: --name "{options.name}" needs a source with a single model.')
     reporter.total(len(outcomes))
@@ -161,21 +164,16 @@ def _ingest_one(
     try:
         if stop.is_set():
             raise _Stopped("interrupted")
-        if name is not None:
-            names.claim(name, pending.source)
-            if skip_existing and slug(name) in models.snapshot().editions:
-                return Outcome(pending.source, name, "skipped", notes=["already in the database"])
+        if skip_existing and name is not None and slug(name) in models.snapshot().editions:
+            return Outcome(pending.source, name, "skipped", notes=["already in the database"])
         reporter.started(pending.source)
         with pending.open(progress) as model:
-            if name is None:
-                name = model.name
-                names.claim(name, pending.source)
-                if skip_existing and slug(name) in models.snapshot().editions:
-                    return Outcome(pending.source, name, "skipped", notes=["already in the database"])
+            name = model.name
             skipped = [_describe(item.reason, item.names) for item in model.skipped]
             if not model.layers:
                 found = f" Left out: {'; '.join(skipped)}." if skipped else ""
                 raise SourceError(f"{pending.source} has no depthwise kernels larger than 1x1.{found}")
+            names.claim(name, pending.source)  # only now: a source that cannot be read must not stand in another's way
             status = store(models, model, skipped)
             return Outcome(
                 pending.source, name, status, len(model.layers), sum(layer.out_channels for layer in model.layers),
@@ -185,6 +183,9 @@ def _ingest_one(
         return Outcome(pending.source, name, "failed", seconds=time.perf_counter() - started, error=" ".join(str(error).split()))
     except MemoryError:
         return Outcome(pending.source, name, "failed", error="Not enough memory for this model. Ingest with --jobs 1.")
+    except Exception as error:  # each model fails alone, whatever its checkpoint makes a library do
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Outcome(pending.source, name, "failed", error=f"{pending.source} cannot be ingested: {reason}")
 
 
 def _describe(reason: str, names: Sequence[str]) -> str:

@@ -37,39 +37,60 @@ class Report:
         return self.repaired or not (self.problems or self.leftovers)
 
 
-def verify(models: Collection, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Check every model: its files are there and readable, counts agree, hashes of the kernels and all numbers are recomputed.
+Check = Callable[[dict[str, pa.Table]], tuple[list[str], int]]
+"""Given a member's tables: its problems, and how many filters it has."""
+
+
+def verify(
+    models: Collection, banks: Collection, *, repair: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Report:
+    """Check every model and imported bank: files are there and readable, counts agree, hashes and numbers are recomputed.
 
     Args:
         models: the collection ``models``, ``layers``, ``filters``.
-        repair: remove damaged models (ingest them again) and clean up after killed writers.
-        progress: called with models done and in all.
+        banks: the collection ``banks``, ``templates``.
+        repair: remove damaged members (ingest or import them again) and clean up after killed writers.
+        progress: called with members done and in all.
     """
     report = Report()
-    snapshot = models.snapshot()
     owners: dict[int, str] = {}
-    damaged = []
-    for done, (key, edition) in enumerate(snapshot.editions.items()):
-        if progress:
-            progress(done, len(snapshot.editions))
-        try:
-            paths = {table: models.path(table, key, edition) for table in models.schemas}
-            found, count = _check_model({table: pq.read_table(path, partitioning=None) for table, path in paths.items()}, owners)
-            report.filters += count
-        except (OSError, pa.ArrowException) as error:
-            found = [f"{key}: {' '.join(str(error).split())[:200]}"]
-        report.models += 1
-        report.problems += found
-        if found:
-            damaged.append(key)
-    if models.exists():
-        report.leftovers = [f"the table {table} does not name the files of the current version" for table in models.out_of_line()]
-        report.leftovers += [f"left by a killed writer: {path.relative_to(models.root)}" for path in models.rubbish()]
-    if repair:
-        models.discard(damaged)
-        models.repair()
-        report.repaired = True
+    checks: list[tuple[Collection, Check]] = [(models, lambda tables: _check_model(tables, owners)), (banks, _check_bank)]
+    snapshots = [(collection, check, collection.snapshot()) for collection, check in checks]
+    total = sum(len(snapshot.editions) for _, _, snapshot in snapshots)
+    done = 0
+    for collection, check, snapshot in snapshots:
+        damaged = {}
+        for key, edition in snapshot.editions.items():
+            if progress:
+                progress(done, total)
+            done += 1
+            try:
+                paths = {table: collection.path(table, key, edition) for table in collection.schemas}
+                found, filters = check({table: pq.read_table(path, partitioning=None) for table, path in paths.items()})
+            except Exception as error:  # whatever a damaged file makes the readers do, it is a finding
+                if collection.snapshot().editions.get(key) != edition:
+                    continue  # replaced and vacuumed while we looked
+                found, filters = [f"{key}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"], 0
+            report.models += collection is models
+            report.filters += filters
+            report.problems += found
+            if found:
+                damaged[key] = edition
+        report.leftovers += collection.leftovers()
+        if repair:
+            collection.discard(damaged)
+            collection.repair()
+    report.repaired = repair
     return report
+
+
+def _check_bank(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
+    """Problems of one imported bank."""
+    head, rows = tables["banks"].to_pylist()[0], tables["templates"].to_pylist()
+    taps = head["kernel_h"] * head["kernel_w"]
+    if len(rows) != head["templates"] or any(len(row["kernel"]) != taps for row in rows):
+        return [f"bank {head['bank']}: {head['templates']} templates of {head['size']} were imported, they are not there"], 0
+    return [], 0
 
 
 def _check_model(tables: dict[str, pa.Table], owners: dict[int, str]) -> tuple[list[str], int]:

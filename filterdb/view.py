@@ -41,6 +41,25 @@ class View:
             found.setdefault((kernel_h, kernel_w), []).append(model)
         return found
 
+    def check_model(self, name: str) -> None:
+        """An unknown model is an error, where there are models at all."""
+        names = [row[0] for row in self.rows("SELECT model FROM models")]
+        if names and name not in names:
+            raise not_found("model", name, names)
+
+    def check_size(self, size: str | int) -> str:
+        """The name of a kernel size; one that no kernel has is an error, where there are kernels at all."""
+        kernel_h, kernel_w = schema.parse_size(size)
+        if self.sizes:
+            self._having(kernel_h, kernel_w)
+        return schema.size_name(kernel_h, kernel_w)
+
+    def _having(self, kernel_h: int, kernel_w: int) -> list[str]:
+        if (kernel_h, kernel_w) not in self.sizes:
+            size, there = schema.size_name(kernel_h, kernel_w), ", ".join(schema.size_name(*size) for size in sorted(self.sizes))
+            raise NotFound(f"No kernels of size {size} in {self._models.root}. There are: {there}.")
+        return self.sizes[kernel_h, kernel_w]
+
     def matching_models(self, wanted: str | Sequence[str]) -> list[str]:
         """The models that a name, a glob, or several of them choose."""
         patterns = [wanted] if isinstance(wanted, str) else wanted
@@ -61,12 +80,7 @@ class View:
             raise StoreError(
                 f"The database {self._models.root} is empty. Ingest a model first: filterdb ingest timm:convnextv2_atto"
             )
-        having = self.sizes.get((kernel_h, kernel_w))
-        if having is None:
-            there = ", ".join(schema.size_name(*size) for size in sorted(self.sizes))
-            raise NotFound(
-                f"No kernels of size {schema.size_name(kernel_h, kernel_w)} in {self._models.root}. There are: {there}."
-            )
+        having = self._having(kernel_h, kernel_w)
         chosen = having if model is None else [name for name in self.matching_models(model) if name in set(having)]
         layers = None
         if layer is not None:
@@ -124,8 +138,8 @@ class View:
         The ids of a layer are consecutive from a hash of its name, so the table of layers answers, not a scan of all filters.
         """
         starts, layers = self._layer_starts
-        found = {}
-        for filter_id in filter_ids:
+        found: dict[int, tuple[str, str, int]] = {}
+        for filter_id in filter_ids if layers else ():
             # The last layer of all may wrap around zero; position -1 is that one.
             start, (model, layer, channels) = starts[i := np.searchsorted(starts, filter_id, "right") - 1], layers[i]
             channel = (filter_id - int(start)) % schema.ID_RANGE

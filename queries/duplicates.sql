@@ -1,6 +1,7 @@
--- Kernels that occur more than once, bit for bit: shared weights, copied stages, one backbone in several models.
+-- Kernels that occur more than once, equal in every tap: shared weights, copied stages, one backbone in several models.
 -- $size = 7x7: rows x columns of the kernels
 -- $least = 2: copies at least
+-- $count = 100: rows at most
 SELECT count(*) AS copies, count(DISTINCT model) AS models, min(filter_id) AS filter_id, min(model) AS first_model,
        round(any_value(norm::DOUBLE), 4) AS norm
 FROM filters
@@ -8,4 +9,4 @@ WHERE size = $size AND NOT dead
 GROUP BY kernel
 HAVING count(*) >= $least
 ORDER BY copies DESC, filter_id
-LIMIT 100
+LIMIT $count

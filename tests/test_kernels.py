@@ -52,6 +52,19 @@ def test_affine_fit_is_least_squares(f, seed):
             assert rho[i] == pytest.approx(np.corrcoef(kernel, g)[0, 1], abs=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-43, 1e-30, 1e-23, 1e-19, 1e-15, 1.0, 1e15, 1e18, 1e30, 1e36])
+def test_tiny_and_huge_kernels_keep_their_direction_in_float32(scale):
+    shape = np.random.default_rng(0).standard_normal((5, 49))
+    stored = (shape * scale).astype(np.float32)
+    exact = stored.astype(np.float64) / scale
+    expected = exact - exact.mean(axis=1, keepdims=True)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = centred_unit(np.concatenate([stored, np.ones((1, 49), np.float32)]))
+    assert found.dead.tolist() == [False] * 5 + [True]
+    np.testing.assert_allclose(found.unit[:5], expected, atol=1e-6)
+    assert moments(stored).dead.tolist() == [False] * 5
+
+
 def test_a_constant_template_has_no_fit():
     with pytest.raises(ValueError, match="constant"):
         affine_fit(np.eye(4), np.ones(4))

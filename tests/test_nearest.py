@@ -102,7 +102,7 @@ def test_templates_find_themselves_and_signed_search_refuses_the_inverse(db):
     assert flat.template.isna().all()
     assert flat.similarity.isna().all()
     assert flat.gain.tolist() == [0, 0]
-    assert flat.offset.tolist() == [0.25, 0.25]
+    assert flat.offset.tolist() == pytest.approx([0.25, 0.25])
 
 
 def test_runner_up_and_margin_are_those_of_a_sort(db):

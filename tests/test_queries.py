@@ -50,7 +50,7 @@ EXPECTED = {
         (1, "second", "3x3", 1, 0.0, 0.0, 0.0, 0.0),
         (2, "third", "1x2", 1, 7.0, 7.0, 7.0, 100.0),
     ],
-    ("shared_layers",): [("alpha", "beta", 1)],
+    ("shared_kernels",): [("alpha", "beta", 1)],
     ("datasets",): [("imagenet-1k", "3x3", 1, 3, 33.33), ("imagenet-1k", "1x2", 1, 1, 0.0), ("unknown", "3x3", 1, 1, 0.0)],
 }  # fmt: skip
 

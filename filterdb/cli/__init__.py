@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+
+GRACE = 3.0
+"""Seconds that a library in the middle of its own work gets to notice Ctrl-C. Then the process ends, which is always safe."""
+INTERRUPTED = "filterdb: interrupted; what was stored before stays, nothing is half done."
 
 
 def main() -> None:
-    """Entry point of the command ``filterdb``: exit code 0, 1 for the user's error in one line, 2 for wrong usage."""
-    from filterdb.cli.app import app
-    from filterdb.errors import FilterdbError
-
+    """The command ``filterdb``: exit code 0, 1 for the user's error in one line, 2 for wrong usage, 130 for Ctrl-C."""
+    try:
+        _end_soon_after_interrupt()
+        from filterdb.cli.app import app
+        from filterdb.errors import FilterdbError
+    except KeyboardInterrupt:
+        _interrupted()
     try:
         app(prog_name="filterdb")
+    except SystemExit as end:
+        if end.code == 130:
+            _interrupted()
+        raise
     except FilterdbError as error:
         _fail(" ".join(str(error).split()))
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output, such as head, has seen enough
     except KeyboardInterrupt:
-        print("filterdb: interrupted; what was stored before stays, nothing is half done.", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except Exception as error:
+        if "Query interrupted" in str(error):  # DuckDB's way to say KeyboardInterrupt
+            _interrupted()
         duckdb = sys.modules.get("duckdb")
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise
@@ -29,6 +44,29 @@ def main() -> None:
         from filterdb.store import query_error
 
         _fail(str(query_error(error)))
+
+
+def _end_soon_after_interrupt() -> None:
+    """End the process ``GRACE`` seconds after Ctrl-C, should a long call outside Python never notice it."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while os.read(reading, 1)[0] != signal.SIGINT:
+            pass
+        threading.Event().wait(GRACE)
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        os._exit(130)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _interrupted() -> None:
+    print(INTERRUPTED, file=sys.stderr)
+    sys.exit(130)
 
 
 def _fail(message: str) -> None:

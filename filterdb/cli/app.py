@@ -14,6 +14,7 @@ from filterdb.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from filterdb.database import Database
+    from filterdb.named_queries import NamedQuery
 
 app = typer.Typer(
     help="A database of the depthwise kernels of trained vision models: ingest, SQL, nearest templates, similar kernels.",
@@ -23,25 +24,27 @@ bank_app = typer.Typer(help="Banks of templates: list, show, import, export, rem
 app.add_typer(bank_app, name="bank")
 
 Db = Annotated[
-    Path | None, typer.Option("--db", help="Database folder. Default: $FILTERDB_PATH, else ./filters.", show_default=False)
+    str | None, typer.Option("--db", help="Database folder. Default: $FILTERDB_PATH, else ./filters.", show_default=False)
 ]
 AsOf = Annotated[str | None, typer.Option(help="Look at an older version: its number, or a UTC time such as 2026-03-01T12:00.")]
 Form = Annotated[Format, typer.Option("--format", help="How rows are written.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 Out = Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")]
 Limit = Annotated[int, typer.Option(min=1, help="Rows of a table at most; the other formats write all.")]
-Param = Annotated[list[str] | None, typer.Option(help="A parameter of the query, NAME=VALUE. Repeatable.")]
+Param = Annotated[
+    list[str] | None, typer.Option(help="A parameter of the query, NAME=VALUE; a JSON value, else text. Repeatable.")
+]
 Models = Annotated[list[str] | None, typer.Option("--model", help="Only this model, or glob. Repeatable.")]
 Size = Annotated[str | None, typer.Option(help="Kernel size, rows x columns, such as 7x7.")]
 
 
-def _database(db: Path | None, as_of: str | None = None) -> Database:
+def _database(db: str | None, as_of: str | None = None) -> Database:
     from filterdb.database import Database
 
     return Database(db, as_of=as_of)
 
 
-def _existing(db: Path | None, as_of: str | None = None) -> Database:
+def _existing(db: str | None, as_of: str | None = None) -> Database:
     """The database to read: a mistyped folder must not look like an empty database."""
     from filterdb.errors import StoreError
 
@@ -101,11 +104,13 @@ def ingest(
 
     if weights not in ("auto", "ema", "raw"):
         raise InvalidArgument(f'--weights "{weights}" is not auto, ema or raw.')
+    if name == "":
+        raise InvalidArgument("--name is empty. Give a name, or leave the flag out.")
     with IngestProgress(quiet=as_json) as reporter:
         outcomes = _database(db).ingest(
             *sources, jobs=jobs, skip_existing=skip_existing, check=False, reporter=reporter, name=name, dataset=dataset,
             pretrain_dataset=pretrain_dataset, step=step, licence=licence, top1=top1, architecture=architecture,
-            architecture_args=_arguments(architecture_arg), weights=weights, pointwise=pointwise,
+            architecture_args=_values(architecture_arg), weights=weights, pointwise=pointwise,
         )  # fmt: skip
     failed = pipeline.failures(outcomes)
     if as_json:
@@ -124,7 +129,7 @@ def ingest(
         raise typer.Exit(1)
 
 
-def _arguments(pairs: list[str] | None) -> dict[str, Any]:
+def _values(pairs: list[str] | None) -> dict[str, Any]:
     import json
 
     values = {}
@@ -143,15 +148,12 @@ def sql(
     as_of: AsOf = None,
 ) -> None:  # fmt: skip
     """Run one read-only SQL statement over models, layers, filters, filters_7x7 …, banks, templates."""
-    from filterdb.named_queries import value
-
     text = sys.stdin.read() if query == "-" else query
-    parameters = {name: value(given) for name, given in _assignments(param).items()}
-    relation = _existing(db, as_of).sql(text, **parameters)
+    relation = _existing(db, as_of).sql(text, **_values(param))
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def query(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="The query; without it, all are listed.")] = None,
@@ -161,6 +163,9 @@ def query(
     """Ask a named question; its parameters are flags, such as --size 7x7. Without a name, list the questions."""
     from filterdb import named_queries
 
+    if name == "--help" or "--help" in context.args:
+        print(_query_help(named_queries.load(name)) if name and name != "--help" else context.get_help())
+        return None
     if name is None:
         questions = [named_queries.load(one) for one in named_queries.names()]
         if as_json or form is Format.json:
@@ -172,6 +177,13 @@ def query(
     parameters = _flags(context.args) | _assignments(param)
     relation = _existing(db, as_of).query(name, **parameters)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
+
+
+def _query_help(question: NamedQuery) -> str:
+    flags = [
+        f"  --{p.name}  {p.help}" + (f" [default: {p.default}]" if p.default else " [required]") for p in question.parameters
+    ]
+    return "\n".join([f"filterdb query {question.name}", "", question.help, "", *flags]).rstrip()
 
 
 def _flags(arguments: list[str]) -> dict[str, str]:
@@ -316,7 +328,7 @@ Options = Annotated[
 @bank_app.command("show")
 def bank_show(name: str, size: Size = None, option: Options = None, db: Db = None, as_json: Json = False) -> None:
     """A bank's templates in numbers, with labels, citation and how it was made."""
-    bank = _database(db).bank(name, size=size, **_arguments(option))
+    bank = _database(db).bank(name, size=size, **_values(option))
     if as_json:
         return print_json(
             {
@@ -357,7 +369,7 @@ def bank_export(
     """Write a bank to a file."""
     from filterdb import banks
 
-    bank = _database(db).bank(name, size=size, **_arguments(option))
+    bank = _database(db).bank(name, size=size, **_values(option))
     banks.write(bank, file)
     print(f"wrote {len(bank)} templates of {bank.size} to {file}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -36,6 +37,8 @@ def console() -> Console:
 
 def write_rows(reader: pa.RecordBatchReader, form: Format, out: Path | None, limit: int) -> None:
     """Write rows as they come; only the table stops, after ``limit`` rows."""
+    if out is not None and form is Format.table and (suffix := out.suffix.lstrip(".")) in [*map(str, Format)]:
+        form = Format(suffix)
     if out is None:
         if form is Format.parquet:
             raise InvalidArgument("Parquet is binary: name a file with --out FILE.parquet.")
@@ -93,9 +96,18 @@ def _write_json(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
     """An array with one object to a line, written as the rows come."""
     separator = "[\n"
     for row in rows:
-        file.write(separator + json.dumps(row, default=str, allow_nan=False))
+        file.write(separator + json.dumps(_plain(row), default=str))
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _write_table(names: list[str], rows: Iterator[dict[str, Any]], file: IO[str], limit: int) -> None:
@@ -141,4 +153,4 @@ def cell(value: Any) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document for programs."""
-    print(json.dumps(value, default=str, indent=2, allow_nan=False))
+    print(json.dumps(_plain(value), default=str, indent=2))

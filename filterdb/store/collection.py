@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,10 @@ from filterdb.errors import StoreError
 from filterdb.store import parquet
 
 LOCK_SECONDS = 120.0
+KEEP_HISTORY: Mapping[str, str | None] = {
+    "delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days",
+}  # fmt: skip
+"""Old versions stay until ``vacuum``; Delta's own default forgets their log after 30 days."""
 
 
 def slug(name: str) -> str:
@@ -56,7 +61,6 @@ class Snapshot:
 
     version: int
     """-1 for a collection that was never written."""
-    time: datetime | None
     editions: Mapping[str, str]
     """slug to edition, in the order of the slugs."""
 
@@ -81,21 +85,20 @@ class Collection:
         if not self.exists():
             if as_of is not None:
                 raise StoreError(f"The database {self.root} has no versions yet: ingest something first.")
-            return Snapshot(-1, None, {})
+            return Snapshot(-1, {})
         try:
             table = DeltaTable(self.root / self.first, version=as_of if isinstance(as_of, int) else None)
             if isinstance(as_of, datetime):
                 table.load_as_version(as_of)
             editions = dict(sorted(_split(path) for path in _paths(table)))
-            commit = table.history(1)[0].get("timestamp")
         except (DeltaError, FileNotFoundError) as error:
             if as_of is None:
                 raise StoreError(f"The database {self.root} cannot be read: {_one_line(error)}") from error
             latest = DeltaTable(self.root / self.first).version()
             raise StoreError(f"There is no version {as_of} of {self.root}: versions run from 0 to {latest}.") from error
-        if as_of is not None and not all(path.exists() for path in self.files(self.first, Snapshot(0, None, editions))):
+        if as_of is not None and not all(path.exists() for path in self.files(self.first, Snapshot(0, editions))):
             raise StoreError(f"The files of version {table.version()} of {self.root} are gone: it was vacuumed.")
-        return Snapshot(table.version(), datetime.fromtimestamp(commit / 1000, UTC) if commit else None, editions)
+        return Snapshot(table.version(), editions)
 
     def files(self, table: str, snapshot: Snapshot, slugs: Iterable[str] | None = None) -> list[Path]:
         """The Parquet files of a table in a snapshot, all or those of some members."""
@@ -106,8 +109,12 @@ class Collection:
         """Where a member's file of a table lies."""
         return self.root / table / _join(key, edition)
 
-    def history(self) -> list[dict[str, object]]:
-        """One row per version, newest first: version, time, operation, model."""
+    def time(self, version: int) -> datetime | None:
+        """When a version was committed."""
+        return next((entry["time"] for entry in self.history() if entry["version"] == version), None)
+
+    def history(self) -> list[dict[str, Any]]:
+        """One row per version, newest first: version, time, operation, name."""
         if not self.exists():
             return []
         return [
@@ -117,7 +124,7 @@ class Collection:
                 "operation": entry.get("filterdb.operation", "create"),
                 "name": entry.get("filterdb.name"),
             }
-            for entry in DeltaTable(self.root / self.first).history()
+            for entry in self._open(self.first).history()
         ]
 
     # -- writing ---------------------------------------------------------------------------------------------------------
@@ -128,13 +135,15 @@ class Collection:
         self._make(self._staging_root)
         folder = self._staging_root / uuid.uuid4().hex
         # Locked before it exists, so that nobody ever sees it without its writer.
-        with FileLock(folder.with_suffix(".lock")):
-            try:
+        try:
+            with FileLock(folder.with_suffix(".lock")):
                 self._make(folder)
                 yield Stage(self, folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        folder.with_suffix(".lock").unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"Writing to {self.root} failed, nothing was stored: {_one_line(error)}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.with_suffix(".lock").unlink(missing_ok=True)
 
     def remove(self, name: str) -> bool:
         """Remove a member. Its files stay for ``as_of`` until they are vacuumed. Returns whether it was there."""
@@ -145,10 +154,12 @@ class Collection:
             self._follow()
         return there
 
-    def discard(self, keys: Iterable[str]) -> None:
-        """Take out members by their slugs, for those whose name can no longer be read."""
-        if changes := dict.fromkeys(keys):
+    def discard(self, damaged: Mapping[str, str]) -> None:
+        """Take out members by slug, where they still are in the edition that was found damaged."""
+        if damaged:
             with self._locked():
+                there = self.snapshot().editions
+                changes = dict.fromkeys(key for key, edition in damaged.items() if there.get(key) == edition)
                 self._commit(self._open(self.first), self.first, changes, "discard")
                 self._follow()
 
@@ -158,7 +169,7 @@ class Collection:
             return
         with self._locked():
             self._follow()
-            for path in self.rubbish():
+            for path in self._rubbish():
                 if path.is_dir():
                     shutil.rmtree(path)
                     path.with_suffix(".lock").unlink(missing_ok=True)
@@ -179,7 +190,20 @@ class Collection:
                         path.unlink()
         return freed
 
-    def rubbish(self) -> list[Path]:
+    def leftovers(self) -> list[str]:
+        """Traces of killed writers: tables out of line with the first, and files that no version names."""
+        if not self.exists():
+            return []
+        with self._locked():  # so that a writer in the middle of its commits is not taken for a killed one
+            wanted = set(self.snapshot().editions.items())
+            found = [
+                f"the table {table} does not name the files of the current version"
+                for table in self.others
+                if not self._is_table(table) or set(map(_split, _paths(self._open(table)))) != wanted
+            ]
+            return found + [f"left by a killed writer: {path.relative_to(self.root)}" for path in self._rubbish()]
+
+    def _rubbish(self) -> list[Path]:
         """What no version of the log names: files of killed writers, and staging folders whose writer is gone."""
         found = [folder for folder in self._staging_root.glob("*/") if not _is_locked(folder.with_suffix(".lock"))]
         for table in self.schemas:
@@ -188,11 +212,6 @@ class Collection:
                 path for path in (self.root / table).glob("slug=*/*.parquet") if f"{path.parent.name}/{path.name}" not in named
             ]
         return found
-
-    def out_of_line(self) -> list[str]:
-        """The tables whose Delta log does not name exactly the files that the first table says."""
-        wanted = set(self.snapshot().editions.items())
-        return [table for table in self.others if set(map(_split, _paths(DeltaTable(self.root / table)))) != wanted]
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
@@ -213,10 +232,14 @@ class Collection:
         except OSError as error:
             raise StoreError(f"The database folder {self.root} cannot be written: {error.strerror}.") from error
 
+    def _is_table(self, table: str) -> bool:
+        return any((self.root / table / "_delta_log").glob("*[0-9].json"))
+
     def _create(self) -> None:
         for table in [*self.others, self.first]:
-            if not (self.root / table / "_delta_log").is_dir():
-                DeltaTable.create(self.root / table, schema=self.schemas[table], partition_by=["slug"], mode="ignore")
+            if not self._is_table(table):
+                folder, schema = self.root / table, self.schemas[table]
+                DeltaTable.create(folder, schema, partition_by=["slug"], mode="ignore", configuration=KEEP_HISTORY)
 
     def _publish(self, name: str, stage: Path, expect: Callable[[Snapshot], bool]) -> bool:
         """Move a stage's files into place and commit them; False, and nothing changed, if ``expect`` says so."""
@@ -249,7 +272,10 @@ class Collection:
             self._commit(delta, table, changes, operation)
 
     def _open(self, table: str) -> DeltaTable:
-        return DeltaTable(self.root / table)
+        try:
+            return DeltaTable(self.root / table)
+        except DeltaError as error:
+            raise StoreError(f"The table {self.root / table} cannot be read: {_one_line(error)}") from error
 
     def _commit(
         self, delta: DeltaTable, table: str, changes: Mapping[str, str | None], operation: str, name: str | None = None
@@ -283,7 +309,7 @@ class Collection:
         folder = self.root / table
         if not (folder / "_delta_log").is_dir():
             return set()
-        named = set(_paths(DeltaTable(folder)))
+        named = set(_paths(self._open(table)))
         for entry in (folder / "_delta_log").glob("*.json"):
             for line in entry.read_text().splitlines():
                 action = json.loads(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,16 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from filterdb.errors import QueryError, not_found
+from filterdb.errors import QueryError, StoreError, not_found
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
+_NOTHING = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
+_LEADING = re.compile(r"\A" + _NOTHING, re.DOTALL)
+_TRAILING = re.compile(r";" + _NOTHING + r"\Z", re.DOTALL)
 
 
 class Session:
-    """One DuckDB connection over one version of the tables. Its configuration is locked once the views stand."""
+    """One DuckDB connection over one version of the tables, for one thread. Its configuration is locked once the views stand."""
 
     def __init__(
         self,
@@ -29,28 +33,33 @@ class Session:
         Args:
             root: the only folder whose files may be read.
             views: name to (Parquet files, schema); no files gives an empty view.
-            tables: name to (a small table, schema); it is made when the first query asks for it.
+            tables: name to (a small table, schema); all are made when a query first mentions one of them.
+
+        Raises:
+            StoreError: a file is damaged or gone.
         """
         self._connection = con = duckdb.connect(":memory:")
         self._unfilled = {name: make for name, (make, _) in tables.items()}
+        self._mentioned = re.compile("|".join([*tables, "query"]), re.IGNORECASE)
+        # What lies in memory is registered, not copied into tables of DuckDB: nobody can delete from a view.
         for name, (_, schema) in tables.items():
-            self._copy(f"CREATE TABLE {name} AS", schema.empty_table())
-        for name, (files, schema) in views.items():
-            if files:
-                # Times are UTC; with a zone attached, DuckDB could hand them to Python only where pytz is installed.
-                times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
-                plain = ", ".join(f"make_timestamp(epoch_us({column})) AS {column}" for column in times)
-                columns = f"* REPLACE ({plain})" if times else "*"
-                con.execute(
-                    f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet({_literal(files)}, hive_partitioning=false)"
-                )
-            else:
-                self._copy(f"CREATE TABLE {name} AS", schema.empty_table())
-        if "layers" in views:
-            self._size_views()
-        con.execute(f"SET allowed_directories = {_literal([root.absolute()])}")
-        con.execute(f"SET temp_directory = {_literal([Path(tempfile.gettempdir()) / 'filterdb-spill'])[1:-1]}")
+            con.register(name, schema.empty_table())
+        try:
+            for name, (files, schema) in views.items():
+                if files:
+                    parquet = f"read_parquet({_literal(files)}, hive_partitioning=false)"
+                    con.execute(f"CREATE VIEW {name} AS SELECT {_columns(schema)} FROM {parquet}")
+                else:
+                    con.register(name, schema.empty_table())
+            if "layers" in views:
+                self._size_views()
+        except duckdb.Error as error:
+            raise StoreError(f"{query_error(error)} Run filterdb verify --repair on {root}.") from error
+        spill = Path(tempfile.gettempdir()) / f"filterdb-{os.getpid()}"  # DuckDB makes it if it needs it, and removes it
         for setting in (
+            f"allowed_directories = {_literal([root.absolute()])}",
+            f"temp_directory = {_literal([spill])[1:-1]}",
+            "enable_progress_bar = false",  # it would be drawn on standard output, among the rows
             "python_enable_replacements = false",  # a query must not see the caller's Python variables as tables
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
@@ -58,11 +67,6 @@ class Session:
             "lock_configuration = true",
         ):
             con.execute(f"SET {setting}")
-
-    def _copy(self, into: str, table: pa.Table) -> None:
-        self._connection.register("incoming", table)
-        self._connection.execute(f"{into} SELECT * FROM incoming")
-        self._connection.unregister("incoming")
 
     def _size_views(self) -> None:
         """``filters_7x7`` and so on: the filters of one size, with the kernel as a fixed-size array (a free cast)."""
@@ -78,55 +82,63 @@ class Session:
 
         Raises:
             QueryError: the statement does not parse or bind, is more than one, or could write.
-            NotFound: a parameter the statement does not have, or one that it needs and was not given.
+            NotFound: a parameter the statement does not have.
         """
-        statement = self._checked(sql)
-        wanted = statement.named_parameters
-        for name in parameters:
-            if name not in wanted:
-                raise not_found("parameter", name, wanted, advice="Parameters are written $name in the query.")
-        if missing := sorted(wanted - set(parameters)):
-            raise QueryError(f"The query needs a value for {', '.join('$' + name for name in missing)}.")
         try:
-            if self._unfilled and self._unfilled.keys() & self._connection.get_table_names(sql):
+            statement, text = self._only_statement(sql)
+            wanted = statement.named_parameters
+            for name in parameters:
+                if name not in wanted:
+                    raise not_found("parameter", name, wanted, advice="Parameters are written $name in the query.")
+            if missing := sorted(wanted - set(parameters)):
+                raise QueryError(f"The query needs a value for {', '.join('$' + name for name in missing)}.")
+            if self._unfilled and self._mentioned.search(sql):
                 for name, make in self._unfilled.items():
-                    self._copy(f"INSERT INTO {name}", make())
+                    self._connection.register(name, make())
                 self._unfilled = {}
-            relation = self._connection.sql(sql, params=dict(parameters) or None)
+            values = dict(parameters) or None
+            # DuckDB calls a COPY or DELETE inside WITH a SELECT too, but binds it at the top level alone: not in a subquery.
+            self._connection.execute(f"EXPLAIN SELECT * FROM (\n{text}\n)", values).fetchall()
+            return self._connection.sql(sql, params=values)
         except duckdb.Error as error:
             raise query_error(error) from error
-        if relation is None:
-            raise QueryError("The statement returns no rows. Write a SELECT.")
-        return relation
 
-    def parameters(self, sql: str) -> set[str]:
-        """The names of the parameters of a query."""
-        return set(self._checked(sql).named_parameters)
+    def relation(self, table: pa.Table) -> duckdb.DuckDBPyRelation:
+        """A table of ours as a relation of this session, so that it can be joined with its queries."""
+        return self._connection.from_arrow(table)
 
-    def _checked(self, sql: str) -> duckdb.Statement:
-        try:
-            statements = self._connection.extract_statements(sql)
-            if len(statements) != 1:
-                raise QueryError(f"One statement at a time, got {len(statements)}. Send them one by one.")
-            statement = inner = statements[0]
-            if statement.type == duckdb.StatementType.EXPLAIN and (match := _EXPLAIN.match(sql)):
-                # EXPLAIN ANALYZE runs what it explains, so what it explains must be a SELECT too.
-                explained = self._connection.extract_statements(sql[match.end() :])
-                inner = explained[0] if len(explained) == 1 else statement
-        except duckdb.Error as error:
-            raise query_error(error) from error
+    def _only_statement(self, sql: str) -> tuple[duckdb.Statement, str]:
+        """The one statement of a query, and the text of the SELECT that it is or explains."""
+        statements = self._connection.extract_statements(sql)
+        if len(statements) != 1:
+            raise QueryError(f"One statement at a time, got {len(statements)}. Send them one by one.")
+        inner, text = statements[0], _LEADING.sub("", statements[0].query, count=1)
+        if inner.type == duckdb.StatementType.EXPLAIN and (match := _EXPLAIN.match(text)):
+            # EXPLAIN ANALYZE runs what it explains, so what it explains must be a SELECT too.
+            explained = self._connection.extract_statements(text[match.end() :])
+            inner, text = (explained[0], explained[0].query) if len(explained) == 1 else (inner, text)
+        if inner.type == duckdb.StatementType.MULTI:
+            raise QueryError("PIVOT needs its values here: write PIVOT … ON column IN (value, …).")
         if inner.type != duckdb.StatementType.SELECT:
             kind = str(inner.type).rpartition(".")[2]
             raise QueryError(f"The database is read only here: SELECT, SHOW, DESCRIBE and EXPLAIN run, {kind} does not.")
-        return statement
+        return statements[0], _TRAILING.sub("", text, count=1)
 
 
 def query_error(error: duckdb.Error) -> QueryError:
     """DuckDB's message without the picture of the query, in one line."""
-    lines = [
-        line for line in str(error).splitlines() if line.strip() and not line.startswith("LINE ") and set(line.strip()) != {"^"}
-    ]
-    return QueryError(" ".join(line.strip() for line in lines))
+    lines = [line.strip() for line in str(error).splitlines() if not line.startswith("LINE ")]
+    text = " ".join(line for line in lines if line and set(line) != {"^"})
+    if "must be at the top level" in text:
+        text = "The database is read only here: a WITH clause may not hold COPY, INSERT, UPDATE or DELETE."
+    return QueryError(text)
+
+
+def _columns(schema: pa.Schema) -> str:
+    """All columns, with times as plain UTC: DuckDB hands times with a zone to Python only where pytz is installed."""
+    times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
+    plain = ", ".join(f"make_timestamp(epoch_us({name})) AS {name}" for name in times)
+    return f"* REPLACE ({plain})" if times else "*"
 
 
 def _literal(paths: Sequence[Path]) -> str:

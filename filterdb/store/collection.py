@@ -305,12 +305,9 @@ class Collection:
         return True
 
     def _ever_named(self, table: str) -> set[str]:
-        """Every file that some version still in the log names."""
-        folder = self.root / table
-        if not (folder / "_delta_log").is_dir():
-            return set()
-        named = set(_paths(self._open(table)))
-        for entry in (folder / "_delta_log").glob("*.json"):
+        """Every file that some version in the log names, or the current version of the first table."""
+        named = {_join(key, edition) for key, edition in self.snapshot().editions.items()}
+        for entry in (self.root / table / "_delta_log").glob("*.json"):
             for line in entry.read_text().splitlines():
                 action = json.loads(line)
                 named |= {action[verb]["path"] for verb in ("add", "remove") if verb in action}

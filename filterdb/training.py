@@ -1,6 +1,6 @@
 """Train the demo network: a small ConvNeXt with 7x7 depthwise kernels, on one machine, in one readable loop.
 
-    python -m filterdb.training TRAIN.parquet VALIDATION.parquet OUT_FOLDER --epochs 45
+    python -m filterdb.training TRAIN.parquet VALIDATION.parquet OUT_FOLDER --epochs 30
 
 The image files are Parquet in the Hugging Face layout (``image.bytes``, ``label``), all of one square size. The run keeps a
 resumable ``last.pt``, a ``log.csv`` with a line per epoch, and ends with ``model.safetensors``.
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("validation", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=125)
     parser.add_argument("--peak-lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)

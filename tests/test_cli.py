@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from conftest import put, random_kernels
 from safetensors.numpy import save_file
 
 from filterdb import Database
+from filterdb.errors import SourceError
 
 
 def run(*arguments: str | Path, code: int = 0, db: Path | None = None, cwd: Path | None = None) -> str:
@@ -166,6 +169,95 @@ def test_reading_slips(tmp_path):
         (["sql", "SELECT 1", "--as-of", "99"], "versions run from 0"),
     ]:
         assert words in run(*arguments, code=1, db=db.path)
+
+
+def test_a_query_says_what_it_asks(tmp_path):
+    text = run("query", "depth", "--help")
+    assert "ten steps of relative depth" in text
+    assert "--size  rows x columns of the kernels [default: 7x7]" in text
+    assert "--param" in run("query", "--help")
+
+
+def test_names_that_look_like_numbers_are_names(tmp_path):
+    db = Database(tmp_path / "filters")
+    for name in ("123", "abc", "1e5", "nan"):
+        put(db, name, {"conv": random_kernels(3)})
+        assert len(json.loads(run("query", "layers", "--model", name, "--json", db=db.path))) == 1
+    assert json.loads(run("sql", "SELECT model FROM models WHERE model = $m", "--param", 'm="123"', "--json", db=db.path))
+    assert json.loads(run("query", "extremes", "--size", "7", "--count", "2", "--json", db=db.path))
+    assert "is not a number" in run("query", "extremes", "--count", "two", code=1, db=db.path)
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    db = Database(tmp_path / "filters")
+    put(db, "net", {"conv": random_kernels(3)})
+    rows = json.loads(run("sql", "SELECT 'nan'::FLOAT AS a, ['inf'::FLOAT, 1] AS b, 1.5 AS c", "--json", db=db.path))
+    assert rows == [{"a": None, "b": [None, 1.0], "c": 1.5}]
+
+
+def test_the_suffix_of_out_says_the_format(tmp_path):
+    db = Database(tmp_path / "filters")
+    put(db, "net", {"conv": random_kernels(3)})
+    for name in ("a.csv", "a.json", "a.parquet"):
+        run("sql", "SELECT channel FROM filters ORDER BY channel", "--out", tmp_path / name, db=db.path)
+    assert (tmp_path / "a.csv").read_text() == "channel\n0\n1\n2\n"
+    assert json.loads((tmp_path / "a.json").read_text()) == [{"channel": i} for i in range(3)]
+    assert pq.read_table(tmp_path / "a.parquet")["channel"].to_pylist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT count(*) FROM range(1000000000000) a WHERE a.range % 7 = 3", "SELECT 1 FROM range(10000000000)"]
+)
+def test_ctrl_c_ends_a_long_query_with_one_line(tmp_path, query):
+    db = Database(tmp_path / "filters")
+    put(db, "net", {"conv": random_kernels(3)})
+    command = [
+        sys.executable,
+        "-c",
+        "from filterdb.cli import main; main()",
+        "sql",
+        query,
+        "--format",
+        "csv",
+        "--db",
+        str(db.path),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("filterdb: interrupted")
+    assert "Traceback" not in errors
+
+
+def test_an_unreadable_source_does_not_stand_in_the_way_of_its_namesake(tmp_path, checkpoint):
+    file, _ = checkpoint
+    bad = tmp_path / "net.pth"
+    bad.write_bytes(b"nonsense")
+    outcomes = Database(tmp_path / "db").ingest(bad, file, file, "bad\udcff.pth", jobs=1, check=False)
+    assert [outcome.status for outcome in outcomes] == ["failed", "ingested", "failed"]
+    with pytest.raises(SourceError, match=r"2 of 3 models failed") as caught:
+        Database(tmp_path / "db").ingest(bad, file, "bad\udcff.pth")
+    assert len(caught.value.outcomes) == 3
+
+
+def test_a_database_one_may_only_read(tmp_path):
+    db = Database(tmp_path / "filters")
+    put(db, "net", {"conv": random_kernels(30)})
+    code = f"""
+import os, sys
+sys.argv = ["filterdb", "similar", "net:conv:0", "-k", "2", "--json", "--db", {str(db.path)!r}]
+if os.geteuid() == 0:  # root may write anywhere, so this process becomes somebody else
+    os.setgid(65534); os.setuid(65534)
+from filterdb.cli import main
+main()
+"""
+    for folder in (tmp_path.parents[1], tmp_path.parents[0], tmp_path):
+        folder.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert len(json.loads(done.stdout)) == 2, done.stderr
+    assert not (db.path / "index").exists()
 
 
 def test_hostile_names_are_data(tmp_path):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import writer
 from conftest import make_model, put, random_kernels
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
@@ -144,38 +141,15 @@ def test_threads_ingesting_many_models_at_once(db):
     assert (report.ok, report.problems, report.leftovers) == (True, [], [])
 
 
-WRITER = """
-import sys
-sys.path.insert(0, {tests!r})
-from conftest import put, random_kernels
-from filterdb import Database
-db = Database({path!r})
-put(db, "shared", {{"conv": random_kernels({channels}, seed=99), "wide": random_kernels({channels}, 5, 5, seed=99)}})
-print("ready", flush=True)
-for i in range({rounds}):
-    put(db, "shared", {{"conv": random_kernels({channels}, seed=i), "wide": random_kernels({channels}, 5, 5, seed=i)}})
-"""
-
-
-def writer(db: Database, channels: int, rounds: int = 10_000) -> subprocess.Popen:
-    code = WRITER.format(tests=str(Path(__file__).parent), path=str(db.path), rounds=rounds, channels=channels)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
 def test_two_processes_ingesting_the_same_model_at_once(db):
-    writers = [writer(db, channels, rounds=40) for channels in (3, 11)]
+    writers = [writer.start(db.path, channels, rounds=25) for channels in (3, 11)]
     seen = set()
-    while any(process.poll() is None for process in writers):
+    while any(process.is_alive() for process in writers):
         # A reader never sees a mixture: both layers are of one writer.
         rows = db.sql("SELECT layer, count(*) FROM filters GROUP BY layer ORDER BY layer").fetchall()
         assert rows in ([("conv", 3), ("wide", 3)], [("conv", 11), ("wide", 11)])
         seen.add(str(rows))
-    for process in writers:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+    assert [process.exitcode for process in writers] == [0, 0]
     assert len(seen) > 1
     assert db.models == ["shared"]
     report = db.verify()
@@ -187,10 +161,10 @@ def test_a_kill_at_any_of_100_random_moments_leaves_a_database_that_verifies(db)
     put(db, "bystander", {"conv": random_kernels(4)})
     torn = 0
     for _ in range(100):
-        process = writer(db, 5)
+        process = writer.start(db.path, 5, rounds=10_000)
         time.sleep(rng.uniform(0.0, 0.12))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         # What a reader sees is whole at once, without any repair …
         rows = db.sql("SELECT model, count(*) FROM filters GROUP BY ALL ORDER BY ALL").fetchall()
         assert rows == [("bystander", 4), ("shared", 10)]

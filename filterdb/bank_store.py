@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from filterdb import banks, schema
 from filterdb.banks import Bank
 from filterdb.errors import BankError, InvalidArgument, StoreError, not_found
-from filterdb.store import Collection, Snapshot
+from filterdb.store import Collection, Place, Snapshot
 from filterdb.store.collection import slug
 
 
 class BankStore:
     """Banks by name. The shipped ones cannot be replaced; the imported ones are the collection ``banks``, ``templates``."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Place):
         self.collection = Collection(root, {"banks": schema.BANKS, "templates": schema.TEMPLATES})
 
     def names(self) -> list[str]:
@@ -71,9 +69,8 @@ class BankStore:
         return found
 
     def _read(self, snapshot: Snapshot, key: str) -> Bank:
-        heads, rows = (self.collection.path(table, key, snapshot.editions[key]) for table in ("banks", "templates"))
-        head = pq.read_table(heads, partitioning=None).to_pylist()[0]
-        table = pq.read_table(rows, partitioning=None).sort_by("number").to_pylist()
+        heads, rows = (self.collection.read(table, key, snapshot.editions[key]) for table in ("banks", "templates"))
+        head, table = heads.to_pylist()[0], rows.sort_by("number").to_pylist()
         kernels = np.array([row["kernel"] for row in table], np.float32)
         return Bank(
             name=head["bank"],

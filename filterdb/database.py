@@ -21,7 +21,7 @@ from filterdb.bank_store import BankStore
 from filterdb.banks import Bank
 from filterdb.errors import InvalidArgument, StoreError, not_found
 from filterdb.kernels import centred_unit
-from filterdb.store import Collection, Session, Snapshot
+from filterdb.store import Collection, Place, Session, Snapshot
 from filterdb.view import View
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from filterdb.verify import Report
 
 Relation = duckdb.DuckDBPyRelation
-
-FORBIDDEN = set("?#%\n\r\0") | ({"\\"} if os.sep == "/" else set())
-"""Delta's library reads a path as a part of an address, where these mean something else."""
 
 
 @dataclass(frozen=True)
@@ -59,37 +56,35 @@ class Database:
     The folder is made by the first ingest. Reading always sees the latest version, or with ``as_of`` one that stays.
 
     Args:
-        path: the folder; else ``$FILTERDB_PATH``, else ``./filters``.
+        path: the folder, or the address of one on an object store (``s3://bucket/filters``); else ``$FILTERDB_PATH``, else
+            ``./filters``.
         as_of: a version number, or a time (datetime, or ISO text in UTC): look at the database as it was, read only.
 
     Raises:
-        StoreError: no such version, or a folder that is something else.
+        StoreError: no such version, or a place that cannot be a database.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, as_of: int | str | datetime | None = None):
         chosen = os.fspath(path) if path is not None else os.environ.get("FILTERDB_PATH") or "filters"
-        if "://" in chosen:
-            raise StoreError(f"{chosen}: databases on object stores are not supported yet. Give a folder.")
-        self.path = Path(chosen).expanduser().absolute()
-        if bad := sorted(set(str(self.path)) & FORBIDDEN):
-            raise StoreError(
-                f"{self.path}: a database's path cannot have {' '.join(map(repr, bad))} in it. Choose another folder."
-            )
-        if self.path.exists() and not self.path.is_dir():
-            raise StoreError(f"{self.path} is a file, not a database folder.")
-        self._models = Collection(self.path, {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS})
-        self._banks = BankStore(self.path)
+        self.place = Place(chosen)
+        self._models = Collection(self.place, {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS})
+        self._banks = BankStore(self.place)
         self._as_of = _moment(as_of)
         self._fixed = self._models.snapshot(self._as_of) if self._as_of is not None else None
         self._opened = threading.local()  # a DuckDB connection serves one thread at a time
         self._indexes: dict[tuple[int, int], KernelIndex] = {}
 
     def __repr__(self) -> str:
-        return f"Database({str(self.path)!r}{'' if self._as_of is None else f', as_of={self.version}'})"
+        return f"Database({self.place.uri!r}{'' if self._as_of is None else f', as_of={self.version}'})"
 
     def exists(self) -> bool:
         """Whether anything was ever ingested or imported here."""
         return self._models.exists() or self._banks.collection.exists()
+
+    @property
+    def path(self) -> Path:
+        """The folder of the database; for one on an object store, the local folder of its indexes."""
+        return self.place.scratch
 
     # -- what there is ---------------------------------------------------------------------------------------------------
 
@@ -112,9 +107,9 @@ class Database:
         ).fetchall()
         files = [path for table in self._models.schemas for path in self._models.files(table, snapshot)]
         return Info(
-            str(self.path), snapshot.version, made, len(snapshot.editions),
+            self.place.uri, snapshot.version, made, len(snapshot.editions),
             self.sql("SELECT count(*) FROM layers").fetchall()[0][0], sum(row[1] for row in sizes), sum(row[2] for row in sizes),
-            {row[0]: row[1] for row in sizes}, sum(path.stat().st_size for path in files), self.banks(),
+            {row[0]: row[1] for row in sizes}, sum(self.place.size(path) for path in files), self.banks(),
         )  # fmt: skip
 
     def history(self) -> list[dict[str, Any]]:
@@ -365,7 +360,7 @@ class Database:
     def _writable(self) -> None:
         if self._as_of is not None:
             raise StoreError(
-                f"This is version {self.version} of {self.path}, read only. Open the database without as_of to change it."
+                f"This is version {self.version} of {self.place}, read only. Open the database without as_of to change it."
             )
 
     def _snapshot(self) -> Snapshot:
@@ -379,7 +374,7 @@ class Database:
         if opened is None or opened[0] != key:
             schemas = {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS}
             views = {name: (self._models.files(name, snapshot), kind) for name, kind in schemas.items()}
-            opened = self._opened.view = (key, View(self._models, snapshot, Session(self.path, views, self._banks.tables())))
+            opened = self._opened.view = (key, View(self._models, snapshot, Session(self.place, views, self._banks.tables())))
         return opened[1]
 
     def _index(self, view: View, kernel_h: int, kernel_w: int) -> KernelIndex:
@@ -387,7 +382,7 @@ class Database:
         from filterdb.index import KernelIndex
 
         view.batches(kernel_h, kernel_w)  # says so if there is no kernel of the size
-        found = self._indexes.setdefault((kernel_h, kernel_w), KernelIndex(self.path / "index", kernel_h, kernel_w))
+        found = self._indexes.setdefault((kernel_h, kernel_w), KernelIndex(self.place.scratch / "index", kernel_h, kernel_w))
         found.update(view.editions(kernel_h, kernel_w), lambda slugs: view.stream(slugs, kernel_h, kernel_w))
         return found
 

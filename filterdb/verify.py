@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from filterdb import schema
 from filterdb.kernels import moments
@@ -65,8 +64,7 @@ def verify(
                 progress(done, total)
             done += 1
             try:
-                paths = {table: collection.path(table, key, edition) for table in collection.schemas}
-                found, filters = check({table: pq.read_table(path, partitioning=None) for table, path in paths.items()})
+                found, filters = check({table: collection.read(table, key, edition) for table in collection.schemas})
             except Exception as error:  # whatever a damaged file makes the readers do, it is a finding
                 if collection.snapshot().editions.get(key) != edition:
                     continue  # replaced and vacuumed while we looked

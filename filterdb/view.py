@@ -98,7 +98,9 @@ class View:
     def _stream(
         self, slugs: Sequence[str], kernel_h: int, kernel_w: int, columns: Sequence[str], layers: Sequence[str] | None
     ) -> Iterator[KernelBatch]:
-        return kernel_batches(self._models.files("filters", self.snapshot, slugs), kernel_h, kernel_w, columns, layers)
+        return kernel_batches(
+            self._models.root, self._models.files("filters", self.snapshot, slugs), kernel_h, kernel_w, columns, layers
+        )
 
     # -- single filters --------------------------------------------------------------------------------------------------
 

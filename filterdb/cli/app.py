@@ -50,7 +50,7 @@ def _existing(db: str | None, as_of: str | None = None) -> Database:
 
     database = _database(db, as_of)
     if not database.exists():
-        raise StoreError(f"There is no database at {database.path}. Name one with --db, or make it: filterdb ingest SOURCE")
+        raise StoreError(f"There is no database at {database.place}. Name one with --db, or make it: filterdb ingest SOURCE")
     return database
 
 

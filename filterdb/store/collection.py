@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,8 +38,10 @@ from filelock import FileLock, Timeout
 
 from filterdb.errors import StoreError
 from filterdb.store import parquet
+from filterdb.store.place import Place
 
-LOCK_SECONDS = 120.0
+SECONDS_AT_WORK = 3600.0
+"""On an object store, a file that no version names is taken for a killed writer's only when it is older than this."""
 KEEP_HISTORY: Mapping[str, str | None] = {
     "delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days",
 }  # fmt: skip
@@ -68,17 +69,16 @@ class Snapshot:
 class Collection:
     """Tables that change together. The first of ``schemas`` is the one whose commit counts."""
 
-    def __init__(self, root: Path, schemas: Mapping[str, pa.Schema]):
+    def __init__(self, root: Place, schemas: Mapping[str, pa.Schema]):
         self.root = root
         self.schemas = {name: schema.insert(0, pa.field("slug", pa.string())) for name, schema in schemas.items()}
         self.first, *self.others = schemas
-        self._staging_root = root / ".staging"
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
     def exists(self) -> bool:
         """Whether anything was ever written."""
-        return (self.root / self.first / "_delta_log").is_dir()
+        return self.root.exists(f"{self.first}/_delta_log")
 
     def snapshot(self, as_of: int | datetime | None = None) -> Snapshot:
         """The latest version, the version of that number, or the last one before that time."""
@@ -87,27 +87,32 @@ class Collection:
                 raise StoreError(f"The database {self.root} has no versions yet: ingest something first.")
             return Snapshot(-1, {})
         try:
-            table = DeltaTable(self.root / self.first, version=as_of if isinstance(as_of, int) else None)
+            table = DeltaTable(self._uri(self.first), version=as_of if isinstance(as_of, int) else None)
             if isinstance(as_of, datetime):
                 table.load_as_version(as_of)
             editions = dict(sorted(_split(path) for path in _paths(table)))
         except (DeltaError, FileNotFoundError) as error:
             if as_of is None:
                 raise StoreError(f"The database {self.root} cannot be read: {_one_line(error)}") from error
-            latest = DeltaTable(self.root / self.first).version()
+            latest = DeltaTable(self._uri(self.first)).version()
             raise StoreError(f"There is no version {as_of} of {self.root}: versions run from 0 to {latest}.") from error
-        if as_of is not None and not all(path.exists() for path in self.files(self.first, Snapshot(0, editions))):
+        if as_of is not None and not all(self.root.exists(path) for path in self.files(self.first, Snapshot(0, editions))):
             raise StoreError(f"The files of version {table.version()} of {self.root} are gone: it was vacuumed.")
         return Snapshot(table.version(), editions)
 
-    def files(self, table: str, snapshot: Snapshot, slugs: Iterable[str] | None = None) -> list[Path]:
-        """The Parquet files of a table in a snapshot, all or those of some members."""
+    def files(self, table: str, snapshot: Snapshot, slugs: Iterable[str] | None = None) -> list[str]:
+        """The Parquet files of a table in a snapshot, all or those of some members; relative to the root."""
         chosen = snapshot.editions if slugs is None else slugs
         return [self.path(table, key, snapshot.editions[key]) for key in chosen]
 
-    def path(self, table: str, key: str, edition: str) -> Path:
-        """Where a member's file of a table lies."""
-        return self.root / table / _join(key, edition)
+    def path(self, table: str, key: str, edition: str) -> str:
+        """Where a member's file of a table lies, relative to the root."""
+        return f"{table}/{_join(key, edition)}"
+
+    def read(self, table: str, key: str, edition: str) -> pa.Table:
+        """A member's file of a table, whole."""
+        with self.root.open(self.path(table, key, edition)) as file:
+            return pq.read_table(file)
 
     def time(self, version: int) -> datetime | None:
         """When a version was committed."""
@@ -132,12 +137,11 @@ class Collection:
     @contextmanager
     def stage(self) -> Iterator[Stage]:
         """A locked folder of one's own to write a member's files into; it is gone afterwards, committed or not."""
-        self._make(self._staging_root)
-        folder = self._staging_root / uuid.uuid4().hex
+        folder = self.root.staging() / uuid.uuid4().hex
         # Locked before it exists, so that nobody ever sees it without its writer.
         try:
             with FileLock(folder.with_suffix(".lock")):
-                self._make(folder)
+                folder.mkdir()
                 yield Stage(self, folder)
         except OSError as error:
             raise StoreError(f"Writing to {self.root} failed, nothing was stored: {_one_line(error)}") from error
@@ -169,12 +173,11 @@ class Collection:
             return
         with self._locked():
             self._follow()
-            for path in self._rubbish():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                    path.with_suffix(".lock").unlink(missing_ok=True)
-                else:
-                    path.unlink(missing_ok=True)
+            for folder in self._abandoned():
+                shutil.rmtree(folder)
+                folder.with_suffix(".lock").unlink(missing_ok=True)
+            for path in self._unnamed():
+                self.root.delete(path)
 
     def vacuum(self) -> int:
         """Delete the files that only old versions name. Returns how many bytes that freed."""
@@ -183,11 +186,11 @@ class Collection:
             self._follow()
             editions = self.snapshot().editions
             for table in self.schemas:
-                for path in (self.root / table).glob("slug=*/*.parquet"):
-                    key, edition = _split(f"{path.parent.name}/{path.name}")
+                for path in self._parquet(table):
+                    key, edition = _split(path.removeprefix(f"{table}/"))
                     if editions.get(key) != edition:
-                        freed += path.stat().st_size
-                        path.unlink()
+                        freed += self.root.size(path)
+                        self.root.delete(path)
         return freed
 
     def leftovers(self) -> list[str]:
@@ -201,45 +204,45 @@ class Collection:
                 for table in self.others
                 if not self._is_table(table) or set(map(_split, _paths(self._open(table)))) != wanted
             ]
-            return found + [f"left by a killed writer: {path.relative_to(self.root)}" for path in self._rubbish()]
+            found += [f"left by a killed writer: {path}" for path in self._unnamed()]
+            return found + [f"left by a killed writer: .staging/{folder.name}" for folder in self._abandoned()]
 
-    def _rubbish(self) -> list[Path]:
-        """What no version of the log names: files of killed writers, and staging folders whose writer is gone."""
-        found = [folder for folder in self._staging_root.glob("*/") if not _is_locked(folder.with_suffix(".lock"))]
+    def _abandoned(self) -> list[Path]:
+        """Staging folders whose writer is gone."""
+        return [folder for folder in self.root.staging().glob("*/") if not _is_locked(folder.with_suffix(".lock"))]
+
+    def _unnamed(self) -> list[str]:
+        """Parquet files that no version names. On an object store, without locks, a young one may be a writer's at work."""
+        young = f"{int((time.time() - SECONDS_AT_WORK) * 1000):013d}" if self.root.remote else "a"
+        found = []
         for table in self.schemas:
             named = self._ever_named(table)
-            found += [
-                path for path in (self.root / table).glob("slug=*/*.parquet") if f"{path.parent.name}/{path.name}" not in named
-            ]
+            for path in self._parquet(table):
+                relative = path.removeprefix(f"{table}/")
+                if relative not in named and _split(relative)[1] < young:
+                    found.append(path)
         return found
+
+    def _parquet(self, table: str) -> list[str]:
+        return [path for path in self.root.list(table) if re.fullmatch(rf"{table}/slug=[^/]+/[^/]+\.parquet", path)]
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._make(self._staging_root)
-        try:
-            with FileLock(self._staging_root / f"{self.first}.lock", timeout=LOCK_SECONDS):
-                yield
-        except Timeout:
-            raise StoreError(
-                f"The database {self.root} is busy: another process has held its lock for {LOCK_SECONDS:.0f} s. Try again."
-            ) from None
+    def _locked(self) -> AbstractContextManager[None]:
+        return self.root.locked(self.first)
 
-    def _make(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"The database folder {self.root} cannot be written: {error.strerror}.") from error
+    def _uri(self, table: str) -> str:
+        return f"{self.root.uri}/{table}"
 
     def _is_table(self, table: str) -> bool:
-        return any((self.root / table / "_delta_log").glob("*[0-9].json"))
+        return any(path.endswith(".json") for path in self.root.list(f"{table}/_delta_log"))
 
     def _create(self) -> None:
         for table in [*self.others, self.first]:
             if not self._is_table(table):
-                folder, schema = self.root / table, self.schemas[table]
-                DeltaTable.create(folder, schema, partition_by=["slug"], mode="ignore", configuration=KEEP_HISTORY)
+                DeltaTable.create(
+                    self._uri(table), self.schemas[table], partition_by=["slug"], mode="ignore", configuration=KEEP_HISTORY
+                )
 
     def _publish(self, name: str, stage: Path, expect: Callable[[Snapshot], bool]) -> bool:
         """Move a stage's files into place and commit them; False, and nothing changed, if ``expect`` says so."""
@@ -250,9 +253,7 @@ class Collection:
             if not expect(snapshot):
                 return False
             for table in self.schemas:
-                target = self.path(table, key, edition)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(stage / f"{table}.parquet", target)
+                self.root.put(stage / f"{table}.parquet", self.path(table, key, edition))
             # The others first, the first last: it alone makes the member visible.
             self._follow({**snapshot.editions, key: edition}, "ingest")
             self._commit(self._open(self.first), self.first, {key: edition}, "ingest", name)
@@ -273,9 +274,9 @@ class Collection:
 
     def _open(self, table: str) -> DeltaTable:
         try:
-            return DeltaTable(self.root / table)
+            return DeltaTable(self._uri(table))
         except DeltaError as error:
-            raise StoreError(f"The table {self.root / table} cannot be read: {_one_line(error)}") from error
+            raise StoreError(f"The table {self._uri(table)} cannot be read: {_one_line(error)}") from error
 
     def _commit(
         self, delta: DeltaTable, table: str, changes: Mapping[str, str | None], operation: str, name: str | None = None
@@ -290,8 +291,11 @@ class Collection:
         for key, edition in changes.items():
             if edition is not None:
                 file = self.path(table, key, edition)
-                rows = pq.read_metadata(file).num_rows
-                actions.append(AddAction(_join(key, edition), file.stat().st_size, {"slug": key}, now, True, parquet.stats(rows)))
+                with self.root.open(file) as opened:
+                    rows = pq.read_metadata(opened).num_rows
+                actions.append(
+                    AddAction(_join(key, edition), self.root.size(file), {"slug": key}, now, True, parquet.stats(rows))
+                )
         if not actions:
             return False
         about = {"filterdb.operation": operation} | ({"filterdb.name": name} if name else {})
@@ -301,14 +305,14 @@ class Collection:
                 commit_properties=CommitProperties(custom_metadata=about),
             )  # fmt: skip
         except (DeltaError, OSError) as error:
-            raise StoreError(f"Writing to {self.root / table} failed, nothing was changed: {_one_line(error)}") from error
+            raise StoreError(f"Writing to {self._uri(table)} failed, nothing was changed: {_one_line(error)}") from error
         return True
 
     def _ever_named(self, table: str) -> set[str]:
         """Every file that some version in the log names, or the current version of the first table."""
         named = {_join(key, edition) for key, edition in self.snapshot().editions.items()}
-        for entry in (self.root / table / "_delta_log").glob("*.json"):
-            for line in entry.read_text().splitlines():
+        for entry in self.root.list(f"{table}/_delta_log"):
+            for line in self.root.read_text(entry).splitlines() if entry.endswith(".json") else ():
                 action = json.loads(line)
                 named |= {action[verb]["path"] for verb in ("add", "remove") if verb in action}
         return named

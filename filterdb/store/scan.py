@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from filterdb.store.place import Place
 
 READ_AHEAD = 2
 
@@ -24,14 +25,20 @@ class KernelBatch(NamedTuple):
 
 
 def kernel_batches(
-    files: Iterable[Path], kernel_h: int, kernel_w: int, columns: Sequence[str] = (), layers: Sequence[str] | None = None
+    root: Place,
+    files: Iterable[str],
+    kernel_h: int,
+    kernel_w: int,
+    columns: Sequence[str] = (),
+    layers: Sequence[str] | None = None,
 ) -> Iterator[KernelBatch]:
     """All filters of a size, one row group at a time.
 
     Row groups hold one size each and say so in their statistics, so other sizes are never read.
 
     Args:
-        files: Parquet files of the table ``filters``.
+        root: where the database lies.
+        files: Parquet files of the table ``filters``, relative to it.
         kernel_h: rows of a kernel.
         kernel_w: columns of a kernel.
         columns: the columns wanted beside ``kernel``; model and layer come dictionary-encoded.
@@ -41,7 +48,7 @@ def kernel_batches(
     reading = wanted if layers is None or "layer" in columns else [*wanted, "layer"]
     with ThreadPoolExecutor(1) as reader:
         pending = []
-        for file, group in _row_groups(files, kernel_h, kernel_w):
+        for file, group in _row_groups(root, files, kernel_h, kernel_w):
             pending.append(reader.submit(file.read_row_group, group, columns=reading))
             if len(pending) > READ_AHEAD:
                 yield from _batch(pending.pop(0).result(), kernel_h * kernel_w, layers)
@@ -49,9 +56,9 @@ def kernel_batches(
             yield from _batch(future.result(), kernel_h * kernel_w, layers)
 
 
-def _row_groups(files: Iterable[Path], kernel_h: int, kernel_w: int) -> Iterator[tuple[pq.ParquetFile, int]]:
+def _row_groups(root: Place, files: Iterable[str], kernel_h: int, kernel_w: int) -> Iterator[tuple[pq.ParquetFile, int]]:
     for path in files:
-        file = pq.ParquetFile(path, read_dictionary=["model", "layer"])
+        file = pq.ParquetFile(root.open(path), read_dictionary=["model", "layer"])
         position = {file.schema_arrow.names[i]: i for i in range(len(file.schema_arrow.names))}
         # The list column has one leaf, so leaf and column positions agree.
         h, w = position["kernel_h"], position["kernel_w"]

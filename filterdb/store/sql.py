@@ -11,8 +11,10 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from pyarrow.dataset import dataset
 
 from filterdb.errors import QueryError, StoreError, not_found
+from filterdb.store.place import Place
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
 _NOTHING = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
@@ -25,14 +27,14 @@ class Session:
 
     def __init__(
         self,
-        root: Path,
-        views: Mapping[str, tuple[Sequence[Path], pa.Schema]],
+        root: Place,
+        views: Mapping[str, tuple[Sequence[str], pa.Schema]],
         tables: Mapping[str, tuple[Callable[[], pa.Table], pa.Schema]],
     ):
         """
         Args:
-            root: the only folder whose files may be read.
-            views: name to (Parquet files, schema); no files gives an empty view.
+            root: where the database lies; no other file may be read.
+            views: name to (Parquet files relative to the root, schema); no files gives an empty view.
             tables: name to (a small table, schema); all are made when a query first mentions one of them.
 
         Raises:
@@ -47,18 +49,24 @@ class Session:
         try:
             for name, (files, schema) in views.items():
                 if files:
-                    parquet = f"read_parquet({_literal(files)}, hive_partitioning=false)"
+                    paths = [root.full(path) for path in files]
+                    parquet = f"read_parquet({_literal(paths)}, hive_partitioning=false)"
+                    if (
+                        root.remote
+                    ):  # DuckDB reads object stores by an extension that it would have to download; Arrow does without
+                        parquet = f"{name}_files"
+                        con.register(parquet, dataset(paths, schema, format="parquet", filesystem=root.files))
                     con.execute(f"CREATE VIEW {name} AS SELECT {_columns(schema)} FROM {parquet}")
                 else:
                     con.register(name, schema.empty_table())
             if "layers" in views:
                 self._size_views()
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             raise StoreError(f"{query_error(error)} Run filterdb verify --repair on {root}.") from error
         spill = Path(tempfile.gettempdir()) / f"filterdb-{os.getpid()}"  # DuckDB makes it if it needs it, and removes it
         for setting in (
-            f"allowed_directories = {_literal([root.absolute()])}",
-            f"temp_directory = {_literal([spill])[1:-1]}",
+            f"allowed_directories = {_literal([] if root.remote else [root.full('')])}",
+            f"temp_directory = {_literal([str(spill)])[1:-1]}",
             "enable_progress_bar = false",  # it would be drawn on standard output, among the rows
             "python_enable_replacements = false",  # a query must not see the caller's Python variables as tables
             "autoinstall_known_extensions = false",
@@ -125,7 +133,7 @@ class Session:
         return statements[0], _TRAILING.sub("", text, count=1)
 
 
-def query_error(error: duckdb.Error) -> QueryError:
+def query_error(error: Exception) -> QueryError:
     """DuckDB's message without the picture of the query, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if not line.startswith("LINE ")]
     text = " ".join(line for line in lines if line and set(line) != {"^"})
@@ -141,5 +149,5 @@ def _columns(schema: pa.Schema) -> str:
     return f"* REPLACE ({plain})" if times else "*"
 
 
-def _literal(paths: Sequence[Path]) -> str:
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
+def _literal(paths: Sequence[str]) -> str:
+    return "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"

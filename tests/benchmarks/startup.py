@@ -54,7 +54,7 @@ def one_file(clock: Clock, path: str, file: str) -> None:
     import duckdb
 
     with clock:
-        duckdb.execute(f"COPY (FROM '{path}/filters/*/*.parquet') TO '{file}' (FORMAT parquet)")
+        duckdb.execute(f"COPY (FROM '{path}/filters/slug=*/*.parquet') TO '{file}' (FORMAT parquet)")
 
 
 def count(clock: Clock, path: str) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def _write_parquet(reader: pa.RecordBatchReader, path: Path) -> None:
 
 
 def _write_text(names: list[str], batches: Iterable[pa.RecordBatch], form: Format, file: IO[str], limit: int) -> None:
-    rows = (row for batch in batches for row in batch.to_pylist())
+    rows = (_floats(row) for batch in batches for row in batch.to_pylist())
     if form is Format.json:
         _write_json(rows, file)
     elif form is Format.csv:
@@ -99,6 +100,11 @@ def _write_json(rows: Iterable[dict[str, Any]], file: IO[str]) -> None:
         file.write(separator + json.dumps(_plain(row), default=str))
         separator = ",\n"
     file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _floats(row: dict[str, Any]) -> dict[str, Any]:
+    """SQL's decimals, such as the literal 1.5, as the numbers that JSON and people know."""
+    return {name: float(value) if isinstance(value, Decimal) else value for name, value in row.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from pyarrow.dataset import dataset
 
 from filterdb.errors import QueryError, StoreError, not_found
 from filterdb.store.place import Place
@@ -54,6 +53,8 @@ class Session:
                     if (
                         root.remote
                     ):  # DuckDB reads object stores by an extension that it would have to download; Arrow does without
+                        from pyarrow.dataset import dataset
+
                         parquet = f"{name}_files"
                         con.register(parquet, dataset(paths, schema, format="parquet", filesystem=root.files))
                     con.execute(f"CREATE VIEW {name} AS SELECT {_columns(schema)} FROM {parquet}")

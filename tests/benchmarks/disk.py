@@ -71,7 +71,7 @@ def row_groups(db: Any, model: str) -> dict[str, int]:
     from filterdb.store.collection import slug
 
     (file,) = db._models.files("filters", db._snapshot(), [slug(model)])
-    meta = pq.read_metadata(file)
+    meta = pq.read_metadata(db.path / file)
     column = {meta.schema.column(i).path: i for i in range(meta.num_columns)}
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     chosen = [g for g in groups if all(g.column(column[name]).statistics.min == 7 for name in ("kernel_h", "kernel_w"))]

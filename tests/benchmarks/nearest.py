@@ -62,7 +62,7 @@ def _files(path: str) -> list[Path]:
     from filterdb import Database
 
     db = Database(path)
-    return db._models.files("filters", db._snapshot())
+    return [db.path / file for file in db._models.files("filters", db._snapshot())]
 
 
 def ours(clock: Clock, path: str) -> int:

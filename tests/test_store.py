@@ -197,6 +197,17 @@ def test_the_next_ingest_mends_the_tables_that_others_read(db, monkeypatch):
     assert not [line for line in db._models.leftovers() if "does not name" in line]
 
 
+def test_without_a_lock_delta_refuses_the_second_of_two_that_replace_the_same_model(db):
+    put(db, "net", {"conv": random_kernels(3)})
+    models, edition = db._models, db._models.snapshot().editions["net"]
+    (db.path / models.path("models", "net", "newer")).write_bytes((db.path / models.path("models", "net", edition)).read_bytes())
+    first, second = models._open("models"), models._open("models")
+    assert models._commit(first, "models", {"net": None}, "remove")
+    with pytest.raises(StoreError, match=r"nothing was changed: .*concurrent"):
+        models._commit(second, "models", {"net": "newer"}, "ingest")
+    assert db.models == []
+
+
 def test_verify_sees_each_kind_of_damage(db):
     put(db, "net", {"conv": random_kernels(6)})
     put(db, "other", {"conv": random_kernels(6)})

@@ -105,5 +105,11 @@ def affine_fit(kernels: ArrayLike, template: ArrayLike) -> tuple[Floats, Floats,
     if g.dead[0]:
         raise ValueError("The template is constant: it has no direction, so no gain can be fitted.")
     rho = np.clip(f.unit @ g.unit[0].astype(f.unit.dtype), -1, 1)
-    gain = rho * f.deviation / g.deviation[0]
-    return gain, f.mean - gain * g.mean[0], rho, f.deviation * np.sqrt(1 - rho**2)
+    gain, offset, residual = affine(f, g.mean[0], g.deviation[0], rho)
+    return gain, offset, rho, residual
+
+
+def affine(f: CentredUnit, mean: Floats, deviation: Floats, rho: Floats) -> tuple[Floats, Floats, Floats]:
+    """Gain, offset and residual (n,) of kernels against templates of that mean and deviation, given their correlation."""
+    gain = rho * f.deviation / deviation
+    return gain, f.mean - gain * mean, f.deviation * np.sqrt((1 - rho) * (1 + rho))

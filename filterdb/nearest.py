@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from filterdb.banks import Bank
-from filterdb.kernels import centred_unit
+from filterdb.kernels import affine, centred_unit
 from filterdb.store import KernelBatch
 
 IDENTITY = ("filter_id", "model", "layer", "channel")
@@ -83,9 +83,8 @@ def match(kernels: NDArray[np.float32], bank: Bank, *, signed: bool = False) -> 
     else:
         second, margin = np.full(len(rho), -1), np.full(len(rho), np.nan, np.float32)
     used = np.maximum(similarity, 0) if signed else similarity
-    gain = used * parts.deviation / templates.deviation.astype(np.float32)[best]
-    offset = parts.mean - gain * templates.mean.astype(np.float32)[best]
-    residual = parts.deviation * np.sqrt((1 - used) * (1 + used))
+    mean, deviation = (numbers.astype(np.float32)[best] for numbers in (templates.mean, templates.deviation))
+    gain, offset, residual = affine(parts, mean, deviation, used)
     if parts.dead.any():
         best[parts.dead] = second[parts.dead] = -1
         similarity[parts.dead] = margin[parts.dead] = np.nan

@@ -20,7 +20,7 @@ from filterdb.errors import FilterdbError, InvalidArgument, SourceError
 from filterdb.kernels import moments
 from filterdb.schema import Layer, Model, ModelFacts, Pair
 from filterdb.sources import Options, Pending, resolve
-from filterdb.store import Collection, Snapshot
+from filterdb.store import Collection
 from filterdb.store.collection import slug
 from filterdb.store.parquet import ROW_GROUP
 
@@ -196,13 +196,6 @@ def _describe(reason: str, names: Sequence[str]) -> str:
 def store(models: Collection, model: Model, skipped: Sequence[str] = ()) -> Status:
     """Store one model, replacing it where it was there. Visible in one step, or not at all."""
     count = sum(layer.out_channels for layer in model.layers)
-    replaced = False
-
-    def remember(snapshot: Snapshot) -> bool:
-        nonlocal replaced
-        replaced = slug(model.name) in snapshot.editions
-        return True
-
     digest = hashlib.sha256()
     with models.stage() as stage:
         kernels = _read(model)
@@ -214,7 +207,7 @@ def store(models: Collection, model: Model, skipped: Sequence[str] = ()) -> Stat
             "notes": " ".join(model.notes) or None, "kernels_sha256": digest.hexdigest(), "ingested_at": datetime.now(UTC),
         }  # fmt: skip
         stage.write("models", [pa.Table.from_pylist([row], schema.MODELS)], schema.MODELS)
-        stage.commit(model.name, remember)
+        replaced = stage.commit(model.name)
     return "replaced" if replaced else "ingested"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from filterdb.pipeline import Outcome
@@ -23,17 +23,9 @@ class IngestProgress:
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         shown = sys.stderr.isatty() and not quiet
         self._models = Progress(
-            TextColumn("models"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=self._console, disable=not shown, transient=True,
         )  # fmt: skip
-        self._bytes = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            console=self._console,
-            disable=not shown,
-            transient=True,
-        )
         self._all = self._models.add_task("models", total=None)
         self._tasks: dict[str, int] = {}
 

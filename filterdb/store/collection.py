@@ -22,7 +22,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -244,20 +244,18 @@ class Collection:
                     self._uri(table), self.schemas[table], partition_by=["slug"], mode="ignore", configuration=KEEP_HISTORY
                 )
 
-    def _publish(self, name: str, stage: Path, expect: Callable[[Snapshot], bool]) -> bool:
-        """Move a stage's files into place and commit them; False, and nothing changed, if ``expect`` says so."""
+    def _publish(self, name: str, stage: Path) -> bool:
+        """Move a stage's files into place and commit them. Returns whether the member was there before."""
         key, edition = slug(name), f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
         with self._locked():
             self._create()
             snapshot = self.snapshot()
-            if not expect(snapshot):
-                return False
             for table in self.schemas:
                 self.root.put(stage / f"{table}.parquet", self.path(table, key, edition))
             # The others first, the first last: it alone makes the member visible.
             self._follow({**snapshot.editions, key: edition}, "ingest")
             self._commit(self._open(self.first), self.first, {key: edition}, "ingest", name)
-        return True
+        return key in snapshot.editions
 
     def _follow(self, wanted: Mapping[str, str] | None = None, operation: str = "repair") -> None:
         """Commit to the other tables whatever makes them name the wanted editions; by default those that the first names.
@@ -332,17 +330,9 @@ class Stage:
         except OSError as error:
             raise StoreError(f"Writing to {self._collection.root} failed, nothing was stored: {_one_line(error)}") from error
 
-    def commit(self, name: str, expect: Callable[[Snapshot], bool] = lambda _: True) -> bool:
-        """Make the written files the member ``name``, replacing it where it was there.
-
-        Args:
-            name: the member.
-            expect: asked, under the lock, with the snapshot about to change; False gives up.
-
-        Returns:
-            Whether it was committed.
-        """
-        return self._collection._publish(name, self._folder, expect)
+    def commit(self, name: str) -> bool:
+        """Make the written files the member ``name``. Returns whether that replaced one."""
+        return self._collection._publish(name, self._folder)
 
 
 def _paths(table: DeltaTable) -> list[str]:

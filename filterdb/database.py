@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,14 @@ from numpy.typing import ArrayLike
 from filterdb import banks, named_queries, schema
 from filterdb.bank_store import BankStore
 from filterdb.banks import Bank
+from filterdb.class_store import ClassStore
 from filterdb.errors import InvalidArgument, StoreError, not_found
-from filterdb.kernels import centred_unit
 from filterdb.store import Collection, Place, Session, Snapshot
 from filterdb.view import View
 
 if TYPE_CHECKING:
+    from filterdb.clusters import Classifier
+    from filterdb.clusters.make import Progress
     from filterdb.index import KernelIndex
     from filterdb.pipeline import Outcome, Reporter
     from filterdb.verify import Report
@@ -69,6 +71,7 @@ class Database:
         self.place = Place(chosen)
         self._models = Collection(self.place, {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS})
         self._banks = BankStore(self.place)
+        self._classes = ClassStore(self.place)
         self._as_of = _moment(as_of)
         self._fixed = self._models.snapshot(self._as_of) if self._as_of is not None else None
         self._opened = threading.local()  # a DuckDB connection serves one thread at a time
@@ -130,8 +133,8 @@ class Database:
         """Ingest models; ingesting a model again replaces it.
 
         Args:
-            sources: ``timm:NAME[.TAG]`` or a glob, ``hf:REPO[@REV][/FILE]``, ``torchvision:NAME``, a file, a recipe's name or
-                path, or an ``nn.Module``.
+            sources: ``timm:NAME[.TAG]`` or a glob, ``hf:REPO[@REV][/FILE]``, ``torchvision:NAME``, a file, ``run:FOLDER`` (the
+                checkpoints of a training run), a recipe's name or path, or an ``nn.Module``.
             jobs: models worked on at a time.
             skip_existing: leave models alone that are here already.
             check: raise if a model failed, after all others are stored; False leaves it to the outcomes.
@@ -171,12 +174,16 @@ class Database:
         """Check counts, hashes, ids and orphans; ``repair`` removes what is broken and tidies up after killed writers."""
         from filterdb.verify import verify
 
-        return verify(self._models, self._banks.collection, repair=repair, progress=progress)
+        report = verify(self._models, self._banks.collection, self._classes, repair=repair, progress=progress)
+        if repair and self._models.exists():
+            self._classes.tidy(self._models.snapshot())
+        return report
 
     def vacuum(self) -> int:
         """Forget old versions: delete files that only they need. Returns the bytes freed."""
         self._writable()
-        return sum(collection.vacuum() for collection in (self._models, self._banks.collection) if collection.exists())
+        collections = (self._models, self._banks.collection, self._classes.classifiers, self._classes.classes)
+        return sum(collection.vacuum() for collection in collections if collection.exists())
 
     # -- ask -------------------------------------------------------------------------------------------------------------
 
@@ -208,6 +215,8 @@ class Database:
             view.check_model(values["model"])
         if "size" in values:
             values["size"] = view.check_size(values["size"])
+        if "classifier" in values:
+            self.classifier(values["classifier"])  # says so if there is none of that name
         return view.session.query(question.sql, values)
 
     def nearest(
@@ -265,21 +274,10 @@ class Database:
         At most ``count`` each. Kernels with a negative gain come with their sign turned, as the template they stand for.
         The other arguments are those of ``nearest``.
         """
-        from filterdb.nearest import EXEMPLARS, SCHEMA
+        from filterdb.nearest import exemplars
 
         chosen = self.bank(bank) if isinstance(bank, str) else bank
-        with closing(duckdb.connect()) as con:
-            con.register("nearest", pa.RecordBatchReader.from_batches(SCHEMA, self.nearest_batches(chosen, **choice)))
-            rows = con.execute(EXEMPLARS, {"count": count}).fetchall()
-        ids = [row[1] for row in rows]
-        found = self.sql(
-            "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids))", ids=ids
-        )
-        kernels = {row[0]: np.array(row[1], np.float32).reshape(row[2], row[3]) for row in found.fetchall()}
-        return {
-            name: np.array([np.sign(gain) * kernels[filter_id] for template, filter_id, gain in rows if template == name])
-            for name in chosen.names
-        }
+        return exemplars(self.nearest_batches(chosen, **choice), chosen, count, self._view())
 
     def similar(
         self, query: int | str | ArrayLike, k: int = 10, *, model: str | Sequence[str] | None = None, signed: bool = True,
@@ -298,40 +296,133 @@ class Database:
         Returns:
             rank, filter_id, model, layer, channel, similarity; best first.
         """
-        from filterdb import index
+        from filterdb.similar import similar
 
-        if k < 1:
-            raise InvalidArgument(f"k = {k}: ask for at least 1 neighbour.")
         view = self._view()
-        kernel, own = view.kernel(query)
-        shape = (kernel.shape[0], kernel.shape[1])
-        parts = centred_unit(kernel.reshape(1, -1))
-        if parts.dead[0]:
-            raise InvalidArgument("The query kernel is constant: it has no direction, so nothing is similar to it.")
-        directions = parts.unit.astype(np.float32)
-        if not signed:
-            directions = np.concatenate([directions, -directions])
-        wanted = k + (own is not None)
-        if exact is None:
-            exact = model is not None or self._as_of is not None
-        if exact:
-            scores, ids = index.brute_force(view.batches(*shape, ["filter_id"], model=model), directions, wanted)
-        else:
-            if model is not None or self._as_of is not None:
-                raise InvalidArgument("The index holds all models of the latest version: with model or as_of, search exactly.")
-            scores, ids = self._index(view, *shape).search(directions, wanted)
-        found = [
-            (float(score) * (1 if row == 0 else -1), int(filter_id))
-            for row in range(len(directions))
-            for score, filter_id in zip(scores[row], ids[row], strict=True)
-            if filter_id not in (-1, own)
-        ]
-        found.sort(key=lambda pair: -abs(pair[0]) if not signed else -pair[0])
-        best = list(dict.fromkeys(found))[:k]
-        names = view.names([filter_id for _, filter_id in best])
-        rows = [(rank, filter_id, *names[filter_id], score) for rank, (score, filter_id) in enumerate(best, start=1)]
-        columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate(index.SCHEMA.types)]
-        return view.session.relation(pa.table(columns, schema=index.SCHEMA))
+        fixed = self._as_of is not None
+        table = similar(view, None if fixed else self._index, query, k, model=model, signed=signed, exact=exact)
+        return view.session.relation(table)
+
+    # -- clusters --------------------------------------------------------------------------------------------------------
+
+    def cluster(
+        self, size: str | int | None = None, *, models: str | Sequence[str] | None = None, name: str | None = None,
+        classify: bool = True, progress: Progress | None = None, **settings: Any,
+    ) -> Classifier:  # fmt: skip
+        """Train a classifier on the kernels of a size, label its spectrum, keep it, and tell the kernels into classes.
+
+        Args:
+            size: kernel size; needed where the database has several.
+            models: train on these only: a name, a glob, or several. Default: all, of a training run only the last checkpoint.
+            name: of the classifier; one of that name is replaced. Default: method, size and seed.
+            classify: False leaves the table ``classes`` alone; see ``classify``.
+            progress: called with what is being done, how much of it is done, and how much there is.
+            settings: method ("autoencoder", "kmeans"), seed, epochs, restarts, threshold, device, and for k-means classes and
+                scaling; see ``filterdb.clusters.make.train``. A call that was interrupted goes on where it stopped.
+
+        Raises:
+            InvalidArgument: too few kernels, or a setting that cannot be.
+        """
+        from filterdb import clustering
+
+        self._writable()
+        view = self._view()
+        made = clustering.train(
+            view, self._classes, self.place, size=size, models=models, name=name, progress=progress, **settings
+        )
+        if classify:
+            clustering.classify(view, self._classes, made, None, progress)
+        self._classes.tidy(self._models.snapshot())
+        return made
+
+    def classify(
+        self, classifier: str, *, model: str | Sequence[str] | None = None, progress: Progress | None = None
+    ) -> Relation:
+        """Tell kernels into classes: fill the table ``classes`` for all models of the classifier's size, or for some.
+
+        Returns:
+            The rows of ``classes`` of these models, with model, layer and channel. Models that were told before are not told
+            again, unless they or the classifier changed.
+        """
+        from filterdb import clustering
+
+        self._writable()
+        chosen = clustering.classify(self._view(), self._classes, self.classifier(classifier), model, progress)
+        self._classes.tidy(self._models.snapshot())
+        return self.sql(
+            "SELECT model, layer, channel, classes.* FROM classes JOIN filters USING (filter_id) "
+            "WHERE classifier = $classifier AND model IN (SELECT unnest($models))", classifier=classifier, models=chosen,
+        )  # fmt: skip
+
+    def classifiers(self) -> list[str]:
+        """The names of all classifiers of this database."""
+        return self._classes.names()
+
+    def classifier(self, name: str) -> Classifier:
+        """A classifier by name: its spectrum, prototypes, labels and weights."""
+        return self._classes.load(name)
+
+    def import_classifier(self, classifier: Classifier | str | os.PathLike[str], *, name: str | None = None) -> Classifier:
+        """Keep a classifier: one in memory, a file that ``filterdb.clusters.write`` made, or one that ships, by its name."""
+        from filterdb.clusters import read
+
+        self._writable()
+        made = read(classifier) if isinstance(classifier, str | os.PathLike) else classifier
+        made = made if name is None else replace(made, name=name)
+        self._classes.put(made)
+        return made
+
+    def label_classifier(self, name: str, file: str | os.PathLike[str], *, progress: Progress | None = None) -> Classifier:
+        """Give a classifier the labels and the threshold of a file (TOML, see ``filterdb.clusters.labels``), and tell again."""
+        from filterdb import clustering
+        from filterdb.clusters import labels
+
+        self._writable()
+        made = labels.read(Path(file)).on(self.classifier(name))
+        clustering.relabel(self._view(), self._classes, made, progress)
+        return made
+
+    def remove_classifier(self, name: str) -> None:
+        """Remove a classifier and its classes."""
+        self._writable()
+        self._classes.remove(name, self._models.snapshot())
+
+    def compare_classifiers(self, first: str, second: str, *, seeds: int = 0, progress: Progress | None = None) -> Relation:
+        """How far two classifiers agree on the kernels that both have told, at the threshold of the first.
+
+        Args:
+            first: a classifier.
+            second: another of the same kernel size.
+            seeds: train each again from that many other seeds, and say how far it agrees with itself.
+
+        Returns:
+            first, second, kernels, same_class (share of kernels), ari, nmi, purity, threshold, first_clustered,
+            second_clustered (shares); with ``seeds`` a row for each classifier: means over all pairs of trainings, and the
+            smallest and largest share clustered.
+        """
+        from filterdb import clustering
+
+        view = self._view()
+        return view.session.relation(clustering.agreement(view, self._classes, first, second, seeds, progress))
+
+    def cluster_report(self, name: str, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the tables and pictures of a classifier into a folder; see ``filterdb.cluster_report``. Returns the files."""
+        from filterdb.cluster_report import report
+
+        return report(self._view(), self.query, self.classifier(name), Path(folder))
+
+    def cluster_controls(self, name: str, *, untrained: str | None = None, progress: Progress | None = None) -> Relation:
+        """What the pipeline of a classifier says of noise, of shuffled and of untrained kernels.
+
+        Returns:
+            One row for each kind of kernels: kernels, count, clustered (by a classifier trained on them), clustered_by_trained
+            (by this one), ideal (as near to an ideal kernel, without any training): shares; classes (in the spectrum).
+        """
+        from filterdb import clustering
+
+        view = self._view()
+        found = clustering.control(view, self.classifier(name), untrained, progress)
+        return view.session.relation(pa.Table.from_pylist([asdict(one) for one in found], clustering.CONTROLS))
 
     # -- banks -----------------------------------------------------------------------------------------------------------
 
@@ -369,12 +460,13 @@ class Database:
     def _view(self) -> View:
         """The version to read: the latest at this moment, or the one asked for. Kept until a newer one is there."""
         snapshot = self._snapshot()
-        key = (snapshot.version, self._banks.collection.snapshot().version)
+        key = (snapshot.version, self._banks.collection.snapshot().version, self._classes.version)
         opened = getattr(self._opened, "view", None)
         if opened is None or opened[0] != key:
             schemas = {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS}
             views = {name: (self._models.files(name, snapshot), kind) for name, kind in schemas.items()}
-            opened = self._opened.view = (key, View(self._models, snapshot, Session(self.place, views, self._banks.tables())))
+            session = Session(self.place, {**views, **self._classes.views(snapshot)}, self._banks.tables())
+            opened = self._opened.view = (key, View(self._models, snapshot, session))
         return opened[1]
 
     def _index(self, view: View, kernel_h: int, kernel_w: int) -> KernelIndex:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.banks import Bank
+from filterdb.shapes import OTHER, SHAPES
+
+if TYPE_CHECKING:
+    from filterdb.clusters import Classifier
 
 COLOURS = "RdBu_r"
 
@@ -33,15 +37,11 @@ def nearest_picture(bank: Bank, exemplars: Mapping[str, NDArray[np.floating]], p
         path: .png, .svg or .pdf.
         title: a line above the picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = max((len(kernels) for kernels in exemplars.values()), default=0)
     # A narrow empty column sets the template apart from the real kernels.
     widths = [1.0, 0.25] + [1.0] * columns
     height = 0.72 * len(bank) + 0.6
-    figure = Figure(figsize=(2.0 + 0.72 * sum(widths), height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(2.0 + 0.72 * sum(widths), height)
     grid = figure.subplots(len(bank), len(widths), squeeze=False, width_ratios=widths)
     for row, name in enumerate(bank.names):
         for axes in grid[row]:
@@ -55,6 +55,142 @@ def nearest_picture(bank: Bank, exemplars: Mapping[str, NDArray[np.floating]], p
     grid[0][0].set_title("template", fontsize=8)
     if columns:
         grid[0][2].set_title("closest trained kernels", fontsize=8, loc="left")
+    _save(figure, path, title)
+
+
+CLASS_COLOURS: dict[str, str] = {
+    "on_centre": "#D55E00", "on_cross": "#E69F00", "on_square": "#F5C98A", "off_centre": "#0072B2", "off_cross": "#56B4E9",
+    "off_square": "#B3DDF2", "dx_plus": "#00664A", "dx_minus": "#009E73", "dy_plus": "#5CCBA8", "dy_minus": "#B5E6D5",
+    "first_derivative": "#009E73", "second_derivative": "#CC79A7", "other": "#D9D9D9", "(dead)": "#7F7F7F",
+}  # fmt: skip
+"""Okabe and Ito's colours, which the colour-blind can tell apart, and tints: a hue for each kind, a tint for each sign."""
+SPARE_COLOURS = ("#F0E442", "#8C6D31", "#A55194", "#393B79", "#637939")
+"""For classes that a person named."""
+
+
+def class_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each class."""
+    unknown = [name for name in dict.fromkeys(names) if name not in CLASS_COLOURS]
+    return {**CLASS_COLOURS, **{name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(unknown)}}
+
+
+def spectrum_picture(classifier: Classifier, path: Path, *, title: str = "", count: int = 36) -> None:
+    """The labelled spectrum: kernels along the code, and below them which stretch is which class."""
+    codes, kernels = classifier.spectrum()
+    shown = np.unique(np.linspace(0, len(codes) - 1, count).round().astype(int))
+    limits = np.abs(kernels[shown]).max(axis=(1, 2), keepdims=True)
+    gap = np.full((classifier.kernel_h, 1), np.nan)
+    strip = np.hstack([np.hstack([kernel, gap]) for kernel in kernels[shown] / np.where(limits > 0, limits, 1)])
+    figure = _figure(11, 1.45)
+    grid = figure.subplots(2, 1, height_ratios=[1, 2.2])
+    grid[0].imshow(strip, cmap=COLOURS, vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
+    grid[0].set_axis_off()
+    colours = class_colours(stretch.name for stretch in classifier.stretches)
+    named = [stretch for stretch in classifier.stretches if stretch.name != OTHER]
+    for stretch in classifier.stretches:
+        width = stretch.stop - stretch.start
+        grid[1].barh(0, width, left=stretch.start, height=1, color=colours[stretch.name], edgecolor="white", linewidth=0.5)
+    for number, stretch in enumerate(named):  # in three rows, so that the words of narrow stretches stand side by side
+        middle = (stretch.start + stretch.stop) / 2
+        grid[1].text(middle, -0.7 - 0.75 * (number % 3), _words(stretch.name), ha="center", va="top", fontsize=7)
+        grid[1].plot([middle, middle], [-0.5, -0.65 - 0.75 * (number % 3)], color="#999999", linewidth=0.5)
+    grid[1].set_xlim(0, classifier.last)
+    grid[1].set_ylim(-3.1, 0.5)
+    grid[1].set_yticks([])
+    grid[1].set_xticks([])
+    for spine in grid[1].spines.values():
+        spine.set_visible(False)
+    _save(figure, path, title)
+
+
+def class_samples_picture(samples: Mapping[str, NDArray[np.floating]], path: Path, *, title: str = "") -> None:
+    """A row of kernels for each class.
+
+    Args:
+        samples: class name to (n, kernel_h, kernel_w).
+        path: .png, .svg or .pdf.
+        title: a line above the picture.
+    """
+    columns = max((len(kernels) for kernels in samples.values()), default=1)
+    figure = _figure(1.3 + 0.5 * columns, 0.52 * len(samples) + 0.4)
+    grid = figure.subplots(max(1, len(samples)), columns, squeeze=False)
+    for row, (name, kernels) in zip(grid, samples.items(), strict=False):
+        for axes, i in zip(row, range(columns), strict=True):
+            axes.set_axis_off()
+            if i < len(kernels):
+                axes.set_axis_on()
+                draw_kernel(axes, kernels[i] - kernels[i].mean())
+        row[0].set_axis_on()
+        row[0].set_xticks([])
+        row[0].set_yticks([])
+        row[0].set_ylabel(_words(name), rotation=0, ha="right", va="center", fontsize=7)
+    _save(figure, path, title)
+
+
+def proportions_picture(
+    panels: Mapping[str, Sequence[tuple[float, str, float]]], path: Path, *, title: str = "", along: str = "depth",
+    columns: int = 3,
+) -> None:  # fmt: skip
+    """Stacked class proportions, a panel for each model.
+
+    Args:
+        panels: model name to rows (position, class, percent); positions of a panel are its layers, or training steps.
+        path: .png, .svg or .pdf.
+        title: a line above the picture.
+        along: what the positions are.
+        columns: panels side by side.
+    """
+    columns = max(1, min(columns, len(panels)))
+    lines = max(1, -(-len(panels) // columns))
+    figure = _figure(3.1 * columns + 1.2, 1.75 * lines + 0.7)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    names = [name for rows in panels.values() for _, name, _ in rows]
+    order = [name for name in CLASS_COLOURS if name in set(names)]
+    order += [name for name in dict.fromkeys(names) if name not in CLASS_COLOURS]
+    order.sort(key=lambda name: name in ("other", "(dead)"))  # what is not clustered lies on top
+    colours = class_colours(order)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (model, rows) in zip(grid.flat, panels.items(), strict=False):
+        axes.set_axis_on()
+        positions = sorted({position for position, _, _ in rows})
+        place = {position: i for i, position in enumerate(positions)}
+        bottom = np.zeros(len(positions))
+        for name in order:
+            heights = np.zeros(len(positions))
+            for position, cls, percent in rows:
+                heights[place[position]] += percent if cls == name else 0
+            axes.bar(range(len(positions)), heights, bottom=bottom, width=1, color=colours[name], linewidth=0, label=name)
+            bottom += heights
+        axes.set_title(model, fontsize=7)
+        axes.set_ylim(0, 100)
+        axes.set_xlim(-0.5, len(positions) - 0.5)
+        ticks = np.unique(np.linspace(0, len(positions) - 1, min(6, len(positions))).round().astype(int))
+        axes.set_xticks(ticks, [f"{positions[i]:g}" for i in ticks])
+        axes.tick_params(labelsize=6)
+        axes.set_xlabel(along, fontsize=6)
+        axes.set_ylabel("% of kernels", fontsize=6)
+    handles, words = grid.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], [_words(word) for word in words[::-1]], loc="outside right center", fontsize=6, frameon=False
+    )  # fmt: skip
+    _save(figure, path, title)
+
+
+def _words(name: str) -> str:
+    return SHAPES.get(name, name.replace("_", " "))
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path, title: str) -> None:
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=8)
     figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)

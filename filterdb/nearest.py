@@ -7,8 +7,10 @@ kernels with centred unit templates, streamed over the database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import cache
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from filterdb.banks import Bank
 from filterdb.kernels import affine, centred_unit
 from filterdb.store import KernelBatch
+from filterdb.view import View
 
 IDENTITY = ("filter_id", "model", "layer", "channel")
 """The columns of ``filters`` that say which filter a row is about."""
@@ -117,3 +120,17 @@ def nearest(batches: Iterable[KernelBatch], bank: Bank, *, signed: bool = False)
         for name in ("gain", "offset", "residual", "dead"):
             columns[name] = pa.array(found[name], SCHEMA.field(name).type)
         yield pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def exemplars(batches: Iterable[pa.RecordBatch], bank: Bank, count: int, view: View) -> dict[str, NDArray[np.float32]]:
+    """The real kernels closest to each template, from the rows of ``nearest``; see ``db.exemplars``."""
+    with closing(duckdb.connect()) as con:
+        con.register("nearest", pa.RecordBatchReader.from_batches(SCHEMA, batches))
+        rows = con.execute(EXEMPLARS, {"count": count}).fetchall()
+    sql = "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids))"
+    found = view.rows(sql, ids=[row[1] for row in rows])
+    kernels = {row[0]: np.array(row[1], np.float32).reshape(row[2], row[3]) for row in found}
+    return {
+        name: np.array([np.sign(gain) * kernels[filter_id] for template, filter_id, gain in rows if template == name])
+        for name in bank.names
+    }

@@ -19,7 +19,7 @@ from filterdb import schema
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
 from filterdb.kernels import moments
 from filterdb.schema import Layer, Model, ModelFacts, Pair
-from filterdb.sources import Options, Pending, resolve
+from filterdb.sources import Options, Pending, resolve, things
 from filterdb.store import Collection
 from filterdb.store.collection import slug
 from filterdb.store.parquet import ROW_GROUP
@@ -86,7 +86,7 @@ def ingest(
     Args:
         models: the collection ``models``, ``layers``, ``filters``.
         sources: specs, paths, recipe names or modules; see ``filterdb.sources.resolve``.
-        options: facts for all models of this call; a name only if there is one model.
+        options: facts for all models of this call; a name only if there is one model, or one run.
         jobs: models worked on at a time.
         skip_existing: leave models alone that the database already has.
         reporter: who is told.
@@ -106,8 +106,8 @@ def ingest(
                 seen.add((one.source, one.name))
                 queue.append((len(outcomes), one))
                 outcomes.append(None)
-    if options.name is not None and len(queue) > 1:
-        raise InvalidArgument(f'One name for {len(queue)} models: --name "{options.name}" needs a source with a single model.')
+    if options.name is not None and things(pending for _, pending in queue) > 1:
+        raise InvalidArgument(f'One name for {len(queue)} models: --name "{options.name}" needs a single model, or a single run.')
     reporter.total(len(outcomes))
     for outcome in outcomes:
         if outcome:

@@ -9,7 +9,10 @@
     top1 = 84.9                        # any fact of one model
 
 Recipes ship in ``ingest/``; a path to a .toml file is a recipe of one's own. A source that is a path is taken relative to the
-recipe's file, and where there is none, relative to the folder that holds ``ingest/`` and ``data/``.
+recipe's file, and where there is none, relative to the folder that holds ``ingest/`` and ``data/``; so is the folder of a run.
+
+    [[models]]
+    source = "run:checkpoints"         # a folder; a file run.toml in it holds more facts, as the top of a recipe does
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ FACTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
     }
 )  # fmt: skip
 """What a recipe may say of a model (the fields of ``filterdb.sources.Options``), and the types each takes."""
+RUN = "run:"
+"""How a source that is the folder of a training run begins."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Entry:
     source: str
     facts: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    """Where the file lies, for a source that is a path."""
+    """Where the file lies, for a source that is a path, or the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -69,39 +74,54 @@ def load(name: str | os.PathLike[str]) -> Recipe:
     return _parse(folder("ingest") / f"{name}.toml")
 
 
-def _parse(path: Path) -> Recipe:
+def facts_of_run(path: Path, shown: str) -> dict[str, Any]:
+    """The facts in a run's file ``run.toml``, which hold for all its checkpoints; ``name`` is the run's."""
+    table = _table(path, shown)
+    if "step" in table:
+        raise InvalidArgument(f"step = {table['step']!r} in {shown}: each checkpoint has a step of its own. Take the line out.")
+    return _facts(shown, table)
+
+
+def _table(path: Path, what: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InvalidArgument(f"The recipe {path.name} cannot be read: {error}. Mend the file.") from error
+        raise InvalidArgument(f"{what} cannot be read: {error}. Mend the file.") from error
+
+
+def _parse(path: Path) -> Recipe:
+    table = _table(path, f"The recipe {path.name}")
     models = table.pop("models", None)
     if not isinstance(models, list) or not models or not all(isinstance(row, dict) for row in models):
         raise InvalidArgument(f"The recipe {path.name} lists no models. Add [[models]] with source = ... for each.")
     title, citation = str(table.pop("title", path.stem)), str(table.pop("citation", ""))
-    common = _facts(path, table)
+    what = f"the recipe {path.name}"
+    common = _facts(what, table)
     entries: list[Entry] = []
     for row in models:
         source = row.pop("source", None)
         if not isinstance(source, str) or not source:
             raise InvalidArgument(f'Model {len(entries) + 1} of the recipe {path.name} has no source. Add source = "...".')
-        entries.append(Entry(source, {**common, **_facts(path, row)}, _locate(source, path)))
+        entries.append(Entry(source, {**common, **_facts(what, row)}, _locate(source, path)))
     return Recipe(path.stem, title, citation, entries)
 
 
-def _facts(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(what: str, table: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         if key not in FACTS:
-            raise not_found(f"fact in the recipe {path.name} named", key, FACTS)
+            raise not_found(f"fact in {what} named", key, FACTS)
         if not isinstance(value, FACTS[key]) or (isinstance(value, bool) and bool not in FACTS[key]):
             wanted = " or ".join(kind.__name__ for kind in FACTS[key])
-            raise InvalidArgument(f"{key} = {value!r} in the recipe {path.name} is not {wanted}. Mend the file.")
+            raise InvalidArgument(f"{key} = {value!r} in {what} is not {wanted}. Mend the file.")
     return dict(table)
 
 
 def _locate(source: str, recipe: Path) -> Path | None:
-    """Where the file of a source is, or None for a source that is no path."""
+    """Where the file of a source or the folder of a run is, or None for a source that is no path."""
+    path = source.removeprefix(RUN)
+    is_there = Path.is_file if path == source else Path.is_dir
     for base in (recipe.parent, folder("ingest").parent):
-        if (base / source).is_file():
-            return base / source
+        if path and is_there(base / path):
+            return base / path
     # data/ lies beside ingest/ in a checkout and in the package alike; a file that is missing is named by where it should be
-    return folder("data") / source.removeprefix("data/") if source.startswith("data/") else None
+    return folder("data") / path.removeprefix("data/") if path.startswith("data/") else None

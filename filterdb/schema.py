@@ -55,6 +55,8 @@ class ModelFacts:
     architecture: str | None = None
     tag: str | None = None
     step: int | None = None
+    run: str | None = None
+    """The training run that a checkpoint belongs to; the model is then called RUN@STEP."""
     dataset: str | None = None
     pretrain_dataset: str | None = None
     params: int | None = None
@@ -126,10 +128,11 @@ def _table(**columns: pa.DataType) -> pa.Schema:
 
 
 MODELS = _table(
-    model=pa.string(), source=pa.string(), architecture=pa.string(), tag=pa.string(), step=pa.int64(), dataset=pa.string(),
-    pretrain_dataset=pa.string(), params=pa.int64(), top1=pa.float64(), licence=pa.string(), input_size=pa.string(),
-    sha256=pa.string(), revision=pa.string(), bytes_read=pa.int64(), layers=pa.int64(), filters=pa.int64(), skipped=pa.string(),
-    notes=pa.string(), kernels_sha256=pa.string(), ingested_at=pa.timestamp("us", tz="UTC"),
+    model=pa.string(), source=pa.string(), architecture=pa.string(), tag=pa.string(), step=pa.int64(), run=pa.string(),
+    dataset=pa.string(), pretrain_dataset=pa.string(), params=pa.int64(), top1=pa.float64(), licence=pa.string(),
+    input_size=pa.string(), sha256=pa.string(), revision=pa.string(), bytes_read=pa.int64(), layers=pa.int64(),
+    filters=pa.int64(), skipped=pa.string(), notes=pa.string(), kernels_sha256=pa.string(),
+    ingested_at=pa.timestamp("us", tz="UTC"),
 )  # fmt: skip
 LAYERS = _table(
     model=pa.string(), layer=pa.string(), depth=pa.int32(), depth_norm=pa.float64(), stage=pa.int32(), kernel_h=pa.int32(),
@@ -149,4 +152,24 @@ BANKS = _table(
 TEMPLATES = _table(
     bank=pa.string(), template=pa.string(), number=pa.int32(), label=pa.string(), size=pa.string(), kernel_h=pa.int32(),
     kernel_w=pa.int32(), kernel=pa.list_(pa.field("element", pa.float32())),
+)  # fmt: skip
+CLASSIFIERS = _table(
+    classifier=pa.string(), method=pa.string(), scaling=pa.string(), size=pa.string(), kernel_h=pa.int32(), kernel_w=pa.int32(),
+    threshold=pa.float64(), classes=pa.list_(pa.field("element", pa.string())),
+    missing=pa.list_(pa.field("element", pa.string())), seed=pa.int64(), epochs=pa.int32(), restarts=pa.int32(),
+    held_out_loss=pa.float64(), losses=pa.list_(pa.field("element", pa.float64())),
+    models=pa.list_(pa.field("element", pa.string())), kernels=pa.int64(), made_at=pa.timestamp("us", tz="UTC"),
+)  # fmt: skip
+SPECTRUM = pa.schema(
+    [
+        ("classifier", pa.string()), ("code", pa.float64()), ("class", pa.string()), ("stretch", pa.int32()),
+        ("confidence", pa.float64()), ("kernel", pa.list_(pa.field("element", pa.float32()))),
+    ]
+)  # fmt: skip
+CLASSIFIER_FILES = _table(classifier=pa.string(), file=pa.binary())
+CLASSES = pa.schema(
+    [
+        ("filter_id", pa.int64()), ("classifier", pa.string()), ("class", pa.string()), ("code", pa.float32()),
+        ("dissimilarity", pa.float32()), ("clustered", pa.bool_()), ("template", pa.string()), ("template_score", pa.float32()),
+    ]
 )  # fmt: skip

@@ -3,7 +3,8 @@
     python -m filterdb.training TRAIN.parquet VALIDATION.parquet OUT_FOLDER --epochs 30
 
 The image files are Parquet in the Hugging Face layout (``image.bytes``, ``label``), all of one square size. The run keeps a
-resumable ``last.pt``, a ``log.csv`` with a line per epoch, and ends with ``model.safetensors``.
+resumable ``last.pt``, a ``log.csv`` with a line per epoch, the depthwise kernels at some steps in ``checkpoints``, which
+``filterdb ingest run:OUT_FOLDER/checkpoints`` takes, and ends with ``model.safetensors``.
 """
 
 from __future__ import annotations
@@ -79,34 +80,61 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Depthwise kernels on their own: a tenth of the usual start, a large epsilon and more decay.
-
-    A layer norm follows them, so only their direction counts, and in a short run that direction is mostly the random start and
-    Adam's noise. Starting small forgets the start. An epsilon above the usual gradient (0.001 to 0.005 here) makes Adam's step
-    follow the gradient's size, so that the outer taps, whose gradient is several times smaller, are not shaken as hard as the
-    centre; the decay then lets the unused ones fade.
-    """
-    kernels: list[nn.Parameter] = []
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, nn.Conv2d) and module.groups == module.in_channels and name == "weight":
-                nn.init.normal_(parameter, std=0.002)
-                kernels.append(parameter)
-            else:
-                (matrices if parameter.ndim > 1 else vectors).append(parameter)
+def parameter_groups(model: nn.Module, weight_decay: float, kernel_decay: float) -> list[dict[str, Any]]:
+    """Depthwise kernels on their own: see ``KernelGradients``. Normalisations and biases do not decay."""
+    kernels = depthwise(model)
+    own = {id(parameter) for parameter in kernels.values()}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in own]
     return [
-        {"params": kernels, "weight_decay": 8 * weight_decay, "scale": 0.5, "eps": 5e-3},
-        {"params": matrices, "weight_decay": weight_decay, "scale": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
+        {"params": list(kernels.values()), "weight_decay": kernel_decay, "scale": 0.5, "eps": 5.0},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay, "scale": 1.0},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "scale": 1.0},
     ]
 
 
+def depthwise(model: nn.Module) -> dict[str, Tensor]:
+    """The depthwise kernels of a network by the names of their tensors."""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    }
+
+
+class KernelGradients:
+    """Divides the gradient of each depthwise layer by a running root mean square of that layer.
+
+    A layer norm follows the kernels, so only their direction counts, and in a short run it is mostly the random start and
+    Adam's noise: Adam steps as far along a tap whose gradient is noise as along one that matters. With gradients of size 1 and
+    an epsilon above that, AdamW is plain momentum with the same pace in every layer, so taps move as far as their gradient says;
+    and a decay that forgets all but the last part of the run leaves the average of many gradients, which is smooth, instead
+    of the sum of all.
+    """
+
+    def __init__(self, kernels: list[Tensor]):
+        self._kernels = kernels
+        self.size = [0.0] * len(kernels)
+
+    def scale(self) -> None:
+        """Call between ``backward`` and ``step``, after any clipping."""
+        for i, kernel in enumerate(self._kernels):
+            if kernel.grad is not None:
+                now = float(kernel.grad.square().mean().sqrt())
+                self.size[i] = 0.98 * self.size[i] + 0.02 * now if self.size[i] else now
+                kernel.grad.div_(self.size[i] + 1e-12)
+
+
+def keep(model: nn.Module, folder: Path, step: int) -> None:
+    """The depthwise kernels after a step, in half precision, as ``step_N.safetensors``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels = {name: weight.detach().half().contiguous() for name, weight in depthwise(model).items()}
+    save_file(kernels, folder / f"step_{step:06d}.safetensors", metadata={"format": "pt", "step": str(step)})
+
+
 def train(
-    train_path: Path, validation_path: Path, out: Path, *, epochs: int, batch: int, peak_lr: float, weight_decay: float, seed: int
-) -> float:
+    train_path: Path, validation_path: Path, out: Path, *, epochs: int, batch: int, peak_lr: float, weight_decay: float,
+    forget: float, seed: int,
+) -> float:  # fmt: skip
     """Train, log, checkpoint after each epoch and resume from the last one. Returns the final top-1 accuracy."""
     import timm
 
@@ -117,16 +145,23 @@ def train(
     classes = int(labels.max()) + 1
     model = timm.create_model(ARCHITECTURE, num_classes=classes, drop_path_rate=0.05, **ARCHITECTURE_ARGS)
     model = model.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay), betas=(0.9, 0.99))
+    for kernel in depthwise(model).values():
+        nn.init.normal_(kernel, std=0.02)
     per_epoch = len(labels) // batch
     steps = epochs * per_epoch
+    kernel_decay = forget / (0.5 * 0.5 * peak_lr * steps)  # at half the peak rate on average, for kernels half of that
+    optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay, kernel_decay), betas=(0.9, 0.99))
+    gradients = KernelGradients(list(depthwise(model).values()))
+    kept = {0, steps, *(per_epoch * 2**i // 8 for i in range(20))}
     first, top1, log = 0, 0.0, []
     state_file = out / "last.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        first, log, top1 = state["epoch"], state["log"], state["log"][-1][-1]
+        first, log, top1, gradients.size = state["epoch"], state["log"], state["log"][-1][-1], state["gradients"]
+    else:
+        keep(model, out / "checkpoints", 0)
 
     for epoch in range(first, epochs):
         model.train()
@@ -143,7 +178,10 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            gradients.scale()
             optimiser.step()
+            if (done := epoch * per_epoch + i + 1) in kept:
+                keep(model, out / "checkpoints", done)
             loss_sum += loss.item()
             if not math.isfinite(loss_sum):
                 sys.exit(f"The loss became {loss_sum} in epoch {epoch}. Lower --peak-lr (now {peak_lr}).")
@@ -153,7 +191,8 @@ def train(
             f"epoch {epoch + 1}/{epochs}  loss {log[-1][1]}  top-1 {top1:.4f}  {time.perf_counter() - started:.0f} s", flush=True
         )
         partial = state_file.with_suffix(".partial")
-        torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1, "log": log}, partial)
+        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "gradients": gradients.size}
+        torch.save(state | {"epoch": epoch + 1, "log": log}, partial)
         partial.replace(state_file)
         with (out / "log.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([["epoch", "training_loss", "validation_top1"], *log])
@@ -173,13 +212,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=125)
     parser.add_argument("--peak-lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument(
+        "--forget", type=float, default=8.0, help="the depthwise kernels' start decays by exp(-this) over the run"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     top1 = train(
         args.train, args.validation, args.out, epochs=args.epochs, batch=args.batch,
-        peak_lr=args.peak_lr, weight_decay=args.weight_decay, seed=args.seed,
+        peak_lr=args.peak_lr, weight_decay=args.weight_decay, forget=args.forget, seed=args.seed,
     )  # fmt: skip
     print(f"top-1 {top1:.4f}; weights in {args.out / 'model.safetensors'}")
 

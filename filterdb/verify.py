@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from filterdb import schema
+from filterdb.class_store import ClassStore
+from filterdb.clusters import Classifier
 from filterdb.kernels import moments
 from filterdb.store import Collection
 
@@ -41,19 +43,24 @@ Check = Callable[[dict[str, pa.Table]], tuple[list[str], int]]
 
 
 def verify(
-    models: Collection, banks: Collection, *, repair: bool = False, progress: Callable[[int, int], None] | None = None
-) -> Report:
-    """Check every model and imported bank: files are there and readable, counts agree, hashes and numbers are recomputed.
+    models: Collection, banks: Collection, classes: ClassStore, *, repair: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:  # fmt: skip
+    """Check every model, imported bank and classifier: files are there and readable, counts agree, numbers are recomputed.
 
     Args:
         models: the collection ``models``, ``layers``, ``filters``.
         banks: the collection ``banks``, ``templates``.
+        classes: the classifiers and the classes they told.
         repair: remove damaged members (ingest or import them again) and clean up after killed writers.
         progress: called with members done and in all.
     """
     report = Report()
     owners: dict[int, str] = {}
-    checks: list[tuple[Collection, Check]] = [(models, lambda tables: _check_model(tables, owners)), (banks, _check_bank)]
+    checks: list[tuple[Collection, Check]] = [
+        (models, lambda tables: _check_model(tables, owners)), (banks, _check_bank),
+        (classes.classifiers, _check_classifier), (classes.classes, _check_classes),
+    ]  # fmt: skip
     snapshots = [(collection, check, collection.snapshot()) for collection, check in checks]
     total = sum(len(snapshot.editions) for _, _, snapshot in snapshots)
     done = 0
@@ -88,6 +95,20 @@ def _check_bank(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
     taps = head["kernel_h"] * head["kernel_w"]
     if len(rows) != head["templates"] or any(len(row["kernel"]) != taps for row in rows):
         return [f"bank {head['bank']}: {head['templates']} templates of {head['size']} were imported, they are not there"], 0
+    return [], 0
+
+
+def _check_classifier(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
+    """Problems of one classifier."""
+    head, file = tables["classifiers"].to_pylist()[0], tables["classifier_files"]["file"][0].as_py()
+    made = Classifier.from_bytes(file, f"classifier {head['classifier']}")
+    if (made.name, made.size, len(made.spectrum()[0])) != (head["classifier"], head["size"], tables["spectrum"].num_rows):
+        return [f"classifier {head['classifier']}: its file and its rows do not agree"], 0
+    return [], 0
+
+
+def _check_classes(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
+    """Problems of the classes of one model: reading them is the check, for they can always be made again."""
     return [], 0
 
 

@@ -18,6 +18,8 @@ from filterdb.errors import InvalidArgument, NotFound, StoreError, not_found
 from filterdb.store import Collection, KernelBatch, Session, Snapshot, kernel_batches
 from filterdb.store.collection import slug
 
+EMPTY = "The database {} is empty. Ingest a model first: filterdb ingest timm:convnextv2_atto"
+
 
 class View:
     """A snapshot of the models, and the SQL session over exactly its files."""
@@ -54,6 +56,22 @@ class View:
             self._having(kernel_h, kernel_w)
         return schema.size_name(kernel_h, kernel_w)
 
+    def having(self, kernel_h: int, kernel_w: int, model: str | Sequence[str] | None = None) -> list[str]:
+        """The models with kernels of a size, all or those of a name, a glob, or several. Complains if there can be none."""
+        if not self.snapshot.editions:
+            raise StoreError(EMPTY.format(self._models.root))
+        there = self._having(kernel_h, kernel_w)
+        return there if model is None else [name for name in self.matching_models(model) if name in set(there)]
+
+    def only_size(self) -> str:
+        """The kernel size, where there is only one."""
+        if len(self.sizes) == 1:
+            return schema.size_name(*next(iter(self.sizes)))
+        if not self.sizes:
+            raise StoreError(EMPTY.format(self._models.root))
+        sizes = ", ".join(schema.size_name(*size) for size in sorted(self.sizes))
+        raise InvalidArgument(f"Kernels of one size at a time, and there are {sizes}. Choose one with --size.")
+
     def _having(self, kernel_h: int, kernel_w: int) -> list[str]:
         if (kernel_h, kernel_w) not in self.sizes:
             size, there = schema.size_name(kernel_h, kernel_w), ", ".join(schema.size_name(*size) for size in sorted(self.sizes))
@@ -76,12 +94,7 @@ class View:
         layer: str | None = None,
     ) -> Iterator[KernelBatch]:
         """The kernels of a size, all or those of some models and layers. Complains at once if there can be none."""
-        if not self.snapshot.editions:
-            raise StoreError(
-                f"The database {self._models.root} is empty. Ingest a model first: filterdb ingest timm:convnextv2_atto"
-            )
-        having = self._having(kernel_h, kernel_w)
-        chosen = having if model is None else [name for name in self.matching_models(model) if name in set(having)]
+        chosen = self.having(kernel_h, kernel_w, model)
         layers = None
         if layer is not None:
             layers = _matching("layer", layer, [row[0] for row in self.rows("SELECT DISTINCT layer FROM layers")])

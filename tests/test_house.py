@@ -18,12 +18,15 @@ PACKAGE = ROOT / "filterdb"
 
 FLOORS = {
     0: {"errors", "kernels", "schema", "scale_space", "share"},
-    1: {"bank_files", "banks", "recipes", "named_queries"},
+    1: {"bank_files", "banks", "recipes", "named_queries", "shapes"},
     2: {"sources", "store", "index"},
-    3: {"pipeline", "nearest", "verify", "figures", "bank_store", "bank_fit", "training", "view"},
+    3: {
+        "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "training", "view", "clusters",
+        "clustering", "class_store", "cluster_report",
+    },
     4: {"database"},
     5: {"cli"},
-}
+}  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEAVY = {"torch", "timm", "torchvision", "faiss", "matplotlib", "scipy", "sklearn", "onnx", "huggingface_hub", "safetensors"}
 

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from conftest import put
 
-from filterdb import named_queries
+from filterdb import Database, named_queries
+from filterdb.clusters import Classifier
+from filterdb.clusters.labels import Stretch
 from filterdb.errors import InvalidArgument, NotFound
+from filterdb.kernels import centred_unit
+from filterdb.scale_space import Jet, cross
 
 
 def kernel(*taps: float) -> np.ndarray:
@@ -62,6 +66,144 @@ def test_answers_worked_out_by_hand(small, asked):
     assert [tuple(row) for row in rows] == EXPECTED[asked]
 
 
+def unit(taps: np.ndarray) -> np.ndarray:
+    """Centred and of length 1."""
+    return centred_unit(taps.reshape(1, -1).astype(np.float64)).unit.reshape(1, *taps.shape[-2:])
+
+
+CENTRE = unit(IDENTITY)
+RIGHT = unit(Jet(0.3, 0.3, {"dx": 1}).kernel(3, 3))  # ideal, and at right angles to every centre
+UP = unit(Jet(0.3, 0.3, {"dy": 1}).kernel(3, 3))
+CROSS = unit(cross(3, 3, 0.5))
+ASKEW = 0.8 * CENTRE + 0.6 * RIGHT  # a centre, but .2 away from it
+SQUARE = np.pad(np.ones((1, 3, 3)), ((0, 0), (1, 1), (1, 1)))
+DOT = np.pad(IDENTITY, ((0, 0), (1, 1), (1, 1)))
+
+
+def told_by(name: str, threshold: float, centres: dict[str, np.ndarray]) -> Classifier:
+    """A classifier with these prototypes."""
+    kernel_h, kernel_w = next(iter(centres.values())).shape[1:]
+    stretches = [Stretch(one, i, i + 1) for i, one in enumerate(centres)]
+    weights = {"centres": np.concatenate([unit(centre).reshape(1, -1) for centre in centres.values()]).astype(np.float32)}
+    return Classifier(name, "kmeans", kernel_h, kernel_w, threshold, stretches, weights)
+
+
+THREE = told_by("three", 0.15, {"on_centre": CENTRE, "on_cross": CROSS, "dx_plus": RIGHT, "dx_minus": -RIGHT, "dy_plus": UP})
+FIVE = told_by("five", 0.15, {"on_square": SQUARE, "off_square": -SQUARE, "on_centre": DOT})
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """Two models and a training run of two steps, told by a classifier of 3x3 and one of 5x5 kernels."""
+    db = Database(tmp_path_factory.mktemp("classified") / "filters")
+    put(
+        db, "net",
+        {
+            "first": np.concatenate([IDENTITY, ASKEW + 0.5, BOX, CROSS + 0.1 / 9]),  # totals 2, 4.5, 9, .1
+            "second": np.concatenate([RIGHT, -RIGHT, UP]),  # totals 0
+            "third": np.concatenate([SQUARE, -SQUARE, DOT]),
+        },
+        dataset="imagenet-1k", params=1000, top1=80.5,
+    )  # fmt: skip
+    put(db, "plain", {"only": IDENTITY, "more": DOT})
+    put(db, "toy@1", {"conv": np.concatenate([ASKEW - 0.5, BOX])}, run="toy", step=1)  # totals -4.5, 9
+    put(db, "toy@20", {"conv": np.concatenate([3 * IDENTITY, RIGHT])}, run="toy", step=20)  # totals 6, 0
+    for classifier in (THREE, FIVE):
+        db.import_classifier(classifier)
+        db.classify(classifier.name)
+    return db
+
+
+BY_THREE = ("classifier", "three")
+DERIVATIVES, CENTRES = ("merge", "derivatives"), ("merge", "centres")
+CLASSES_EXPECTED = {
+    ("clustered", BY_THREE): [
+        ("plain", None, 1, 100.0, 1.0, None, None),
+        ("toy@20", None, 2, 100.0, 1.0, None, None),
+        ("net", "imagenet-1k", 7, 71.43, 1.0, 1000, 80.5),  # all but the askew and the dead one
+        ("toy@1", None, 2, 0.0, None, None, None),
+    ],
+    ("clustered", ("classifier", "five")): [
+        ("net", "imagenet-1k", 3, 100.0, 1.0, 1000, 80.5),
+        ("plain", None, 1, 100.0, 1.0, None, None),
+    ],
+    ("class_layers", BY_THREE, ("model", "net")): [
+        (0, "first", "(dead)", 1, 25.0), (0, "first", "on_centre", 1, 25.0), (0, "first", "on_cross", 1, 25.0),
+        (0, "first", "other", 1, 25.0),
+        (1, "second", "dx_minus", 1, 33.33), (1, "second", "dx_plus", 1, 33.33), (1, "second", "dy_plus", 1, 33.33),
+    ],
+    ("class_layers", BY_THREE, ("model", "net"), DERIVATIVES): [
+        (0, "first", "(dead)", 1, 25.0), (0, "first", "on_centre", 1, 25.0), (0, "first", "on_cross", 1, 25.0),
+        (0, "first", "other", 1, 25.0),
+        (1, "second", "first_derivative", 3, 100.0),
+    ],
+    ("class_layers", BY_THREE, ("model", "net"), CENTRES): [
+        (0, "first", "on_centre", 2, 50.0), (0, "first", "(dead)", 1, 25.0), (0, "first", "other", 1, 25.0),
+        (1, "second", "dx_minus", 1, 33.33), (1, "second", "dx_plus", 1, 33.33), (1, "second", "dy_plus", 1, 33.33),
+    ],
+    ("class_models", BY_THREE, DERIVATIVES): [
+        ("net", "first_derivative", 3, 42.86), ("net", "(dead)", 1, 14.29), ("net", "on_centre", 1, 14.29),
+        ("net", "on_cross", 1, 14.29), ("net", "other", 1, 14.29),
+        ("plain", "on_centre", 1, 100.0),
+        ("toy@1", "(dead)", 1, 50.0), ("toy@1", "other", 1, 50.0),
+        ("toy@20", "first_derivative", 1, 50.0), ("toy@20", "on_centre", 1, 50.0),
+    ],
+    ("class_models", BY_THREE, ("models", "[np]*"), CENTRES): [
+        ("net", "on_centre", 2, 28.57), ("net", "(dead)", 1, 14.29), ("net", "dx_minus", 1, 14.29),
+        ("net", "dx_plus", 1, 14.29), ("net", "dy_plus", 1, 14.29), ("net", "other", 1, 14.29),
+        ("plain", "on_centre", 1, 100.0),
+    ],
+    ("class_models", BY_THREE, ("models", "toy@20")): [("toy@20", "dx_plus", 1, 50.0), ("toy@20", "on_centre", 1, 50.0)],
+    ("class_steps", BY_THREE, ("run", "toy")): [
+        (1, "(dead)", 1, 50.0, None), (1, "other", 1, 50.0, 0.8),
+        (20, "dx_plus", 1, 50.0, 1.0), (20, "on_centre", 1, 50.0, 1.0),
+    ],
+    ("class_steps", BY_THREE, ("run", "toy"), DERIVATIVES): [
+        (1, "(dead)", 1, 50.0, None), (1, "other", 1, 50.0, 0.8),
+        (20, "first_derivative", 1, 50.0, 1.0), (20, "on_centre", 1, 50.0, 1.0),
+    ],
+    ("class_totals", BY_THREE): [
+        ("on_centre", 3, 2.0, 2.0, 4.0, 100.0),  # 2, 2 and 6
+        ("(dead)", 2, 9.0, 9.0, 9.0, 100.0),
+        ("dx_plus", 2, 0.0, 0.0, 0.0, 0.0),
+        ("other", 2, -2.25, 0.0, 2.25, 50.0),  # -4.5 and 4.5
+        ("dx_minus", 1, 0.0, 0.0, 0.0, 0.0), ("dy_plus", 1, 0.0, 0.0, 0.0, 0.0), ("on_cross", 1, 0.1, 0.1, 0.1, 100.0),
+    ],
+    ("class_totals", BY_THREE, ("models", "toy*")): [
+        ("(dead)", 1, 9.0, 9.0, 9.0, 100.0), ("dx_plus", 1, 0.0, 0.0, 0.0, 0.0), ("on_centre", 1, 6.0, 6.0, 6.0, 100.0),
+        ("other", 1, -4.5, -4.5, -4.5, 0.0),
+    ],
+    ("squares", ("classifier", "five")): [("net", "third", 1.0, 1, 3, 1, 1, 66.67)],
+    ("squares", BY_THREE): [],
+    ("template_scores", BY_THREE): [
+        ("on_centre", 5, 0.92, 1.0, 60.0),  # three centres and two askew
+        ("dx_plus", 2, 1.0, 1.0, 100.0), ("dx_minus", 1, 1.0, 1.0, 100.0), ("dy_plus", 1, 1.0, 1.0, 100.0),
+        ("on_cross", 1, 1.0, 1.0, 100.0),
+    ],
+    ("template_scores", BY_THREE, ("models", "toy@1")): [("on_centre", 1, 0.8, 0.8, 0.0)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", CLASSES_EXPECTED, ids=lambda asked: " ".join(map(str, asked)))
+def test_answers_about_classes_worked_out_by_hand(classified, asked):
+    name, *parameters = asked
+    rows = classified.query(name, **dict(parameters)).fetchall()
+    assert [tuple(row) for row in rows] == CLASSES_EXPECTED[asked]
+
+
+def test_the_classes_of_classifiers_do_not_mix(classified):
+    classified.import_classifier(told_by("again", 2.0, {"a person's own": CENTRE}))
+    classified.classify("again")
+    for asked in (("clustered", BY_THREE), ("class_totals", BY_THREE), ("template_scores", BY_THREE)):
+        name, *parameters = asked
+        assert classified.query(name, **dict(parameters)).fetchall() == CLASSES_EXPECTED[asked]
+    assert classified.query("template_scores", classifier="again").fetchall() == []
+    with pytest.raises(NotFound, match='Did you mean "three"'):
+        classified.query("clustered", classifier="thre")
+    with pytest.raises(InvalidArgument, match="needs classifier: add --classifier"):
+        classified.query("clustered")
+
+
 def test_duplicates(small):
     rows = small.query("duplicates", size="3x3").fetchall()
     ids = [i for (i,) in small.sql("SELECT filter_id FROM filters WHERE layer IN ('second', 'only')").fetchall()]
@@ -77,7 +219,7 @@ def test_extremes(small):
 
 
 def test_every_query_is_documented_and_worked_out():
-    worked = {asked[0] for asked in EXPECTED} | {"duplicates", "extremes"}
+    worked = {asked[0] for asked in [*EXPECTED, *CLASSES_EXPECTED]} | {"duplicates", "extremes"}
     assert worked == set(named_queries.names())
     assert len(worked) >= 8
     for name in named_queries.names():
@@ -87,6 +229,7 @@ def test_every_query_is_documented_and_worked_out():
 
 
 def test_every_query_runs_on_an_empty_database(db):
+    db.import_classifier(told_by("x", 0.3, {"on_centre": CENTRE}))
     for name in named_queries.names():
         given = {p.name: p.default or "x" for p in named_queries.load(name).parameters}
         assert db.query(name, **given).fetchall() == []

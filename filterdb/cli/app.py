@@ -9,49 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from filterdb.cli.cluster import classify, cluster_app
 from filterdb.cli.output import Format, console, print_json, write_rows
+from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Param, Size, existing, open_database
 from filterdb.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from filterdb.database import Database
     from filterdb.named_queries import NamedQuery
 
 app = typer.Typer(
-    help="A database of the depthwise kernels of trained vision models: ingest, SQL, nearest templates, similar kernels.",
+    help="A database of the depthwise kernels of trained vision models: ingest, SQL, nearest templates, similar, clusters.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
 )  # fmt: skip
 bank_app = typer.Typer(help="Banks of templates: list, show, import, export, remove.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
-
-Db = Annotated[
-    str | None, typer.Option("--db", help="Database folder. Default: $FILTERDB_PATH, else ./filters.", show_default=False)
-]
-AsOf = Annotated[str | None, typer.Option(help="Look at an older version: its number, or a UTC time such as 2026-03-01T12:00.")]
-Form = Annotated[Format, typer.Option("--format", help="How rows are written.")]
-Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-Out = Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")]
-Limit = Annotated[int, typer.Option(min=1, help="Rows of a table at most; the other formats write all.")]
-Param = Annotated[
-    list[str] | None, typer.Option(help="A parameter of the query, NAME=VALUE; a JSON value, else text. Repeatable.")
-]
-Models = Annotated[list[str] | None, typer.Option("--model", help="Only this model, or glob. Repeatable.")]
-Size = Annotated[str | None, typer.Option(help="Kernel size, rows x columns, such as 7x7.")]
-
-
-def _database(db: str | None, as_of: str | None = None) -> Database:
-    from filterdb.database import Database
-
-    return Database(db, as_of=as_of)
-
-
-def _existing(db: str | None, as_of: str | None = None) -> Database:
-    """The database to read: a mistyped folder must not look like an empty database."""
-    from filterdb.errors import StoreError
-
-    database = _database(db, as_of)
-    if not database.exists():
-        raise StoreError(f"There is no database at {database.place}. Name one with --db, or make it: filterdb ingest SOURCE")
-    return database
+app.add_typer(cluster_app, name="cluster")
+app.command()(classify)
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, str]:
@@ -76,9 +49,13 @@ def version_option(version: Annotated[bool, typer.Option("--version", help="Prin
 
 @app.command()
 def ingest(
-    sources: Annotated[list[str], typer.Argument(help="timm:NAME, timm:GLOB, hf:REPO, torchvision:NAME, a file, or a recipe.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="timm:NAME or GLOB, hf:REPO, torchvision:NAME, a file, run:FOLDER, or a recipe.")
+    ],
     db: Db = None,
-    name: Annotated[str | None, typer.Option(help="The model's name. Default: timm's arch.tag, or the file's stem.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name, or the run's. Default: arch.tag, or the file's stem.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="What the weights were trained on.")] = None,
     pretrain_dataset: Annotated[str | None, typer.Option(help="What they were trained on before that.")] = None,
     step: Annotated[int | None, typer.Option(help="Training step of the checkpoint.")] = None,
@@ -107,7 +84,7 @@ def ingest(
     if name == "":
         raise InvalidArgument("--name is empty. Give a name, or leave the flag out.")
     with IngestProgress(quiet=as_json) as reporter:
-        outcomes = _database(db).ingest(
+        outcomes = open_database(db).ingest(
             *sources, jobs=jobs, skip_existing=skip_existing, check=False, reporter=reporter, name=name, dataset=dataset,
             pretrain_dataset=pretrain_dataset, step=step, licence=licence, top1=top1, architecture=architecture,
             architecture_args=_values(architecture_arg), weights=weights, pointwise=pointwise,
@@ -149,7 +126,7 @@ def sql(
 ) -> None:  # fmt: skip
     """Run one read-only SQL statement over models, layers, filters, filters_7x7 …, banks, templates."""
     text = sys.stdin.read() if query == "-" else query
-    relation = _existing(db, as_of).sql(text, **_values(param))
+    relation = existing(db, as_of).sql(text, **_values(param))
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 
@@ -175,7 +152,7 @@ def query(
             print(f"{question.name:<15} {question.title}" + (f"  [{flags}]" if flags else ""))
         return None
     parameters = _flags(context.args) | _assignments(param)
-    relation = _existing(db, as_of).query(name, **parameters)
+    relation = existing(db, as_of).query(name, **parameters)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 
@@ -216,7 +193,7 @@ def nearest(
     """For each kernel, the template of a bank that comes closest as gain * template + offset."""
     import pyarrow as pa
 
-    database = _existing(db, as_of)
+    database = existing(db, as_of)
     if summary:
         reader = database.nearest_summary(bank, model=model, layer=layer, size=size, signed=signed).to_arrow_reader()
     else:
@@ -238,14 +215,14 @@ def similar(
     form: Form = Format.table, as_json: Json = False, out: Out = None, as_of: AsOf = None,
 ) -> None:  # fmt: skip
     """The kernels most like a filter, by Pearson correlation."""
-    relation = _existing(db, as_of).similar(filter, k, model=model, signed=not unsigned, exact=True if exact else None)
+    relation = existing(db, as_of).similar(filter, k, model=model, signed=not unsigned, exact=True if exact else None)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, k)
 
 
 @app.command()
 def remove(models: Annotated[list[str], typer.Argument(help="The models to remove.")], db: Db = None) -> None:
     """Remove models. Their files stay for --as-of until `filterdb verify --vacuum`."""
-    database = _existing(db)
+    database = existing(db)
     for model in models:
         database.remove(model)
         print(f"removed {model}")
@@ -261,7 +238,7 @@ def verify(
     """Check every count, hash and number against the files."""
     from rich.progress import Progress
 
-    database = _existing(db)
+    database = existing(db)
     with Progress(console=console(), disable=as_json or not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task("verifying", total=None)
         report = database.verify(repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -288,7 +265,7 @@ def info(
     versions: Annotated[bool, typer.Option("--versions", help="List the versions, newest first.")] = False,
 ) -> None:  # fmt: skip
     """What a database holds: counts, sizes, bytes, banks, versions."""
-    database = _existing(db, as_of)
+    database = existing(db, as_of)
     if versions:
         history = database.history()
         if as_json:
@@ -316,7 +293,7 @@ def info(
 @bank_app.command("list")
 def bank_list(db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None) -> None:
     """All banks: those that ship and those imported here."""
-    relation = _database(db).sql("SELECT bank, size, templates, shipped, made_by FROM banks ORDER BY NOT shipped, bank")
+    relation = open_database(db).sql("SELECT bank, size, templates, shipped, made_by FROM banks ORDER BY NOT shipped, bank")
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 1000)
 
 
@@ -328,7 +305,7 @@ Options = Annotated[
 @bank_app.command("show")
 def bank_show(name: str, size: Size = None, option: Options = None, db: Db = None, as_json: Json = False) -> None:
     """A bank's templates in numbers, with labels, citation and how it was made."""
-    bank = _database(db).bank(name, size=size, **_values(option))
+    bank = open_database(db).bank(name, size=size, **_values(option))
     if as_json:
         return print_json(
             {
@@ -356,7 +333,7 @@ def bank_import(
     db: Db = None,
 ) -> None:
     """Bring a bank of your own."""
-    bank = _database(db).import_bank(file, name=name, size=size, citation=citation)
+    bank = open_database(db).import_bank(file, name=name, size=size, citation=citation)
     print(f"imported {bank.name}: {len(bank)} templates of {bank.size}")
 
 
@@ -369,7 +346,7 @@ def bank_export(
     """Write a bank to a file."""
     from filterdb import banks
 
-    bank = _database(db).bank(name, size=size, **_values(option))
+    bank = open_database(db).bank(name, size=size, **_values(option))
     banks.write(bank, file)
     print(f"wrote {len(bank)} templates of {bank.size} to {file}")
 
@@ -377,7 +354,7 @@ def bank_export(
 @bank_app.command("remove")
 def bank_remove(name: str, db: Db = None) -> None:
     """Remove an imported bank."""
-    _database(db).remove_bank(name)
+    open_database(db).remove_bank(name)
     print(f"removed {name}")
 
 

@@ -70,3 +70,25 @@ def line(outcome: Outcome) -> str:
 def size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
+
+
+class Bar:
+    """One bar on standard error for long work that tells what it does, how much is done, and how much there is."""
+
+    def __init__(self, *, quiet: bool = False):
+        console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, disable=quiet or not sys.stderr.isatty(), transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("starting", total=None)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self._progress.update(self._task, description=escape(what), completed=done, total=total or None)

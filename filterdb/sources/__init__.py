@@ -4,11 +4,12 @@
     hf:OWNER/NAME[@REVISION][/FILE]          a repository on the Hugging Face hub, or one file of it
     torchvision:NAME[.WEIGHTS]               torchvision's pretrained models
     a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .onnx
+    run:FOLDER                               the checkpoints of a training run, each a model RUN@STEP
     a recipe's name, or a .toml of one's own a list of sources with their facts
     an nn.Module                             a network in memory (in Python)
 
-``resolve`` names the models of a source without opening them. Nothing here imports torch, timm or the hub's library before it
-is needed.
+``resolve`` names the models of a source without reading their weights. Nothing here imports torch, timm or the hub's library
+before it is needed.
 """
 
 from __future__ import annotations
@@ -16,28 +17,27 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filterdb import recipes
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError, not_found
 from filterdb.schema import Model, ModelFacts
-from filterdb.sources.options import Options, Pending, Progress
+from filterdb.sources.options import Options, Pending, Progress, things
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Options", "Pending", "Progress", "resolve"]
+__all__ = ["Options", "Pending", "Progress", "resolve", "things"]
 
-SCHEMES = ("timm", "hf", "torchvision")
+SCHEMES = ("timm", "hf", "torchvision", "run")
 
 
 def resolve(source: str | os.PathLike[str] | nn.Module, options: Options | None = None) -> list[Pending]:
-    """The models that a source names. Recipes and globs give several; nothing is opened."""
+    """The models that a source names. Recipes, globs and runs give several; no weights are read."""
     options = options or Options()
     found = _resolve(source, options)
-    if options.name is not None and len(found) > 1:
+    if options.name is not None and things(found) > 1:
         raise InvalidArgument(
             f"One name ({options.name}) for the {len(found)} models of {source}. Leave the name out, or name one model."
         )
@@ -56,12 +56,15 @@ def _resolve(source: str | os.PathLike[str] | nn.Module, options: Options) -> li
     scheme, colon, rest = text.partition(":")
     if isinstance(source, str) and colon and scheme in SCHEMES:
         if not rest:
-            raise InvalidArgument(f'"{text}" names no model. Write {scheme}:NAME.')
+            what, word = ("folder", "FOLDER") if scheme == "run" else ("model", "NAME")
+            raise InvalidArgument(f'"{text}" names no {what}. Write {scheme}:{word}.')
         return _from_scheme(scheme, rest, options)
     if text in recipes.names():
         return _from_recipe(text, options)
     if _is(path, Path.is_dir):
-        raise SourceError(f"{text} is a folder. Give the files in it: {text.rstrip('/')}/*.safetensors")
+        raise SourceError(
+            f"{text} is a folder. Give the files in it: {text.rstrip('/')}/*.safetensors, or all steps of a training: run:{text}"
+        )
     if colon and scheme.isalnum() and len(scheme) > 1 and "/" not in scheme:
         raise not_found("kind of source called", scheme, SCHEMES, advice="A path or the name of a recipe is a source too.")
     if path.suffix or len(path.parts) > 1:
@@ -92,6 +95,8 @@ def _from_scheme(scheme: str, rest: str, options: Options) -> list[Pending]:
         from filterdb.sources import hub
 
         return hub.pending(rest, options)
+    if scheme == "run":
+        return _from_run(Path(os.path.expanduser(rest)), options, rest)
     from filterdb.sources import torchvision
 
     return torchvision.pending(rest, options)
@@ -99,20 +104,29 @@ def _from_scheme(scheme: str, rest: str, options: Options) -> list[Pending]:
 
 def _from_recipe(name: str, options: Options) -> list[Pending]:
     """All models of a recipe; what the user says wins over what the recipe says."""
-    plain = Options()
-    said = {
-        field.name: value for field in fields(Options) if (value := getattr(options, field.name)) != getattr(plain, field.name)
-    }
     found: list[Pending] = []
     for entry in recipes.load(name).entries:
         if entry.source in recipes.names() or entry.source.endswith(".toml"):
             raise InvalidArgument(f'The recipe {name} lists the recipe "{entry.source}". List its models instead.')
         try:
-            chosen = replace(plain, **{**entry.facts, **said})
-            found += [_from_path(entry.path, chosen, entry.source)] if entry.path else _resolve(entry.source, chosen)
+            found += _from_entry(entry, options.over(entry.facts))
         except FilterdbError as error:  # one line of a long list (a model that this timm does not have) fails alone
             found.append(_failed(entry.source, error))
     return found
+
+
+def _from_entry(entry: recipes.Entry, options: Options) -> list[Pending]:
+    if entry.path is None:
+        return _resolve(entry.source, options)
+    if entry.source.startswith(recipes.RUN):
+        return _from_run(entry.path, options, entry.source.removeprefix(recipes.RUN))
+    return [_from_path(entry.path, options, entry.source)]
+
+
+def _from_run(folder: Path, options: Options, shown: str) -> list[Pending]:
+    from filterdb.sources import run
+
+    return run.pending(folder, options, shown)
 
 
 def _failed(source: str, error: FilterdbError) -> Pending:

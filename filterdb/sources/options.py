@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from filterdb.errors import InvalidArgument
@@ -42,6 +42,12 @@ class Options:
         said = {name: getattr(self, name) for name in ("dataset", "pretrain_dataset", "step", "licence", "top1", "architecture")}
         return replace(known, **{name: value for name, value in said.items() if value is not None})
 
+    def over(self, facts: Mapping[str, Any]) -> Options:
+        """The facts of a recipe or a run as options, overridden by what the user says."""
+        plain = Options()
+        said = {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != getattr(plain, one.name)}
+        return replace(plain, **{**facts, **said})
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -53,3 +59,10 @@ class Pending:
     """The model's name, where it is known before opening."""
     open: Callable[[Progress | None], contextlib.AbstractContextManager[Model]]
     """Opens the model; its kernels are read while the context lasts."""
+    run: str | None = None
+    """The source of the run that a checkpoint belongs to: one name is enough for all of them, each adds its step to it."""
+
+
+def things(pending: Iterable[Pending]) -> int:
+    """How many things a single name would have to stand for: models, and runs, each with all its checkpoints."""
+    return len({one.run or id(one) for one in pending})

@@ -32,6 +32,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction
 from filelock import FileLock, Timeout
@@ -110,9 +111,9 @@ class Collection:
         return f"{table}/{_join(key, edition)}"
 
     def read(self, table: str, key: str, edition: str) -> pa.Table:
-        """A member's file of a table, whole."""
+        """A member's file of a table, whole; columns that are younger than the file are null."""
         with self.root.open(self.path(table, key, edition)) as file:
-            return pq.read_table(file)
+            return pq.read_table(file, schema=self.schemas[table].remove(0))
 
     def time(self, version: int) -> datetime | None:
         """When a version was committed."""
@@ -279,7 +280,10 @@ class Collection:
     def _commit(
         self, delta: DeltaTable, table: str, changes: Mapping[str, str | None], operation: str, name: str | None = None
     ) -> bool:
-        """One Delta commit: each slug gets that edition, None takes it out. False if there was nothing to change."""
+        """One Delta commit: each slug gets that edition, None takes it out. False if there was nothing to change.
+
+        A table that was made before a column was added to its schema gets the column first, in a commit of its own.
+        """
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = []
         for path in _paths(delta):
@@ -297,7 +301,13 @@ class Collection:
         if not actions:
             return False
         about = {"filterdb.operation": operation} | ({"filterdb.name": name} if name else {})
+        there = {column.name for column in delta.schema().fields}
+        wanted = DeltaSchema.from_arrow(self.schemas[table]).fields if any(changes.values()) else []
+        added = [column for column in wanted if column.name not in there]
         try:
+            if added:
+                widened = CommitProperties(custom_metadata={"filterdb.operation": "add columns"})
+                delta.alter.add_columns(added, commit_properties=widened)
             delta.create_write_transaction(
                 actions, mode="append", schema=self.schemas[table], partition_by=["slug"],
                 commit_properties=CommitProperties(custom_metadata=about),

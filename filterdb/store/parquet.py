@@ -23,7 +23,7 @@ def _encodings(schema: pa.Schema) -> dict[str, str]:
     for field in schema:
         if pa.types.is_floating(field.type):
             encodings[field.name] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_list(field.type):
+        elif pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
             encodings[f"{field.name}.list.{field.type.value_field.name}"] = "BYTE_STREAM_SPLIT"
         elif pa.types.is_integer(field.type):
             encodings[field.name] = "DELTA_BINARY_PACKED"

@@ -49,7 +49,8 @@ class Session:
             for name, (files, schema) in views.items():
                 if files:
                     paths = [root.full(path) for path in files]
-                    parquet = f"read_parquet({_literal(paths)}, hive_partitioning=false)"
+                    # by the schema and not by the first file: one of before a column was added has null there
+                    parquet = f"read_parquet({_literal(paths)}, hive_partitioning=false, schema={_by_name(con, schema)})"
                     if (
                         root.remote
                     ):  # DuckDB reads object stores by an extension that it would have to download; Arrow does without
@@ -148,6 +149,12 @@ def _columns(schema: pa.Schema) -> str:
     times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
     plain = ", ".join(f"make_timestamp(epoch_us({name})) AS {name}" for name in times)
     return f"* REPLACE ({plain})" if times else "*"
+
+
+def _by_name(con: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
+    """A schema as ``read_parquet`` takes it: columns found by their names, null where a file has none of that name."""
+    kinds = zip(schema.names, con.from_arrow(schema.empty_table()).types, strict=True)
+    return "MAP {" + ", ".join(f"'{name}': {{name: '{name}', type: '{kind}', default_value: NULL}}" for name, kind in kinds) + "}"
 
 
 def _literal(paths: Sequence[str]) -> str:

@@ -1,0 +1,171 @@
+"""The classifiers of a database, and the classes they told its kernels into.
+
+A classifier is one member of a collection: a row of facts, its spectrum, and its file. The classes of one model by one classifier
+are one member of another, and their name says which edition of either they come from. So classes of a model that was ingested
+again, or by a classifier that was trained again, are no longer found, and never shown beside kernels they were not made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from filterdb import schema
+from filterdb.clusters import Classifier, labels
+from filterdb.errors import StoreError, not_found
+from filterdb.store import Collection, KernelBatch, Place, Snapshot
+from filterdb.store.collection import slug
+
+SHOWN = ("classifiers", "spectrum")
+"""Of the tables of a classifier, those that SQL sees; the file is for ``load`` alone."""
+
+
+class ClassStore:
+    """Classifiers by name, and the table ``classes``."""
+
+    def __init__(self, root: Place):
+        self.classifiers = Collection(
+            root,
+            {"classifiers": schema.CLASSIFIERS, "spectrum": schema.SPECTRUM, "classifier_files": schema.CLASSIFIER_FILES},
+        )
+        self.classes = Collection(root, {"classes": schema.CLASSES})
+
+    # -- classifiers -----------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """All classifiers."""
+        snapshot = self.classifiers.snapshot()
+        return sorted(self._row(snapshot, key)["classifier"] for key in snapshot.editions)
+
+    def load(self, name: str) -> Classifier:
+        """A classifier by name."""
+        snapshot = self.classifiers.snapshot()
+        if slug(name) not in snapshot.editions:
+            advice = "" if snapshot.editions else "Train one: filterdb cluster --size 7x7"
+            raise not_found("classifier", name, self.names(), advice=advice)
+        try:
+            table = self.classifiers.read("classifier_files", slug(name), snapshot.editions[slug(name)])
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f'The classifier "{name}" is damaged. Run filterdb verify --repair, then make it again.') from error
+        return Classifier.from_bytes(table["file"][0].as_py(), f'The classifier "{name}"')
+
+    def put(self, classifier: Classifier) -> None:
+        """Keep a classifier, replacing the one of its name."""
+        with self.classifiers.stage() as stage:
+            stage.write("classifiers", [_head(classifier)], schema.CLASSIFIERS)
+            stage.write("spectrum", [_spectrum(classifier)], schema.SPECTRUM)
+            row = {"classifier": classifier.name, "file": classifier.to_bytes()}
+            stage.write("classifier_files", [pa.Table.from_pylist([row], schema.CLASSIFIER_FILES)], schema.CLASSIFIER_FILES)
+            stage.commit(classifier.name)
+
+    def remove(self, name: str, models: Snapshot) -> None:
+        """Remove a classifier and its classes."""
+        if not self.classifiers.remove(name):
+            raise not_found("classifier", name, self.names())
+        self.tidy(models)
+
+    def _row(self, snapshot: Snapshot, key: str) -> dict[str, Any]:
+        row: dict[str, Any] = self.classifiers.read("classifiers", key, snapshot.editions[key]).to_pylist()[0]
+        return row
+
+    # -- classes ---------------------------------------------------------------------------------------------------------
+
+    def put_classes(self, classifier: Classifier, model: str, edition: str, batches: Iterable[KernelBatch]) -> int:
+        """Classify the kernels of a model and keep the answer. Returns how many there were."""
+        count = 0
+
+        def tables() -> Iterator[pa.Table]:
+            nonlocal count
+            for batch in batches:
+                count += batch.table.num_rows
+                yield _classes(classifier, batch)
+
+        with self.classes.stage() as stage:
+            stage.write("classes", tables(), schema.CLASSES)
+            stage.commit(self._member(slug(classifier.name), self._edition(classifier.name), slug(model), edition))
+        return count
+
+    def has(self, classifier: str, model: str, edition: str) -> bool:
+        """Whether that edition of a model is classified."""
+        name = self._member(slug(classifier), self._edition(classifier), slug(model), edition)
+        return slug(name) in self.classes.snapshot().editions
+
+    def tidy(self, models: Snapshot) -> None:
+        """Drop the classes of models and classifiers that are gone or were replaced."""
+        snapshot = self.classes.snapshot()
+        wanted = set(self._valid(models))
+        self.classes.discard({key: edition for key, edition in snapshot.editions.items() if key not in wanted})
+
+    def _edition(self, name: str) -> str:
+        return self.classifiers.snapshot().editions[slug(name)]
+
+    @staticmethod
+    def _member(classifier: str, classifier_edition: str, model: str, model_edition: str) -> str:
+        return " ".join((classifier, classifier_edition, model, model_edition))
+
+    def _valid(self, models: Snapshot) -> Iterator[str]:
+        """The members that would be of today's classifiers and of these models."""
+        for classifier, own in self.classifiers.snapshot().editions.items():
+            for model, edition in models.editions.items():
+                yield slug(self._member(classifier, own, model, edition))
+
+    # -- as SQL sees them ------------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes whenever a classifier or a class does."""
+        return self.classifiers.snapshot().version, self.classes.snapshot().version
+
+    def views(self, models: Snapshot) -> Mapping[str, tuple[Sequence[str], pa.Schema]]:
+        """The tables by name: their files, and their columns."""
+        snapshot, there = self.classifiers.snapshot(), self.classes.snapshot()
+        schemas = {"classifiers": schema.CLASSIFIERS, "spectrum": schema.SPECTRUM}
+        found = {name: (self.classifiers.files(name, snapshot), schemas[name]) for name in SHOWN}
+        keys = [key for key in self._valid(models) if key in there.editions] if there.editions else []
+        return found | {"classes": (self.classes.files("classes", there, keys), schema.CLASSES)}
+
+
+def _head(classifier: Classifier) -> pa.Table:
+    facts = classifier.facts
+    row = {
+        "classifier": classifier.name, "method": classifier.method, "scaling": classifier.scaling, "size": classifier.size,
+        "kernel_h": classifier.kernel_h, "kernel_w": classifier.kernel_w, "threshold": classifier.threshold,
+        "classes": classifier.classes, "missing": classifier.missing, "made_at": datetime.now(UTC),
+        **{name: facts.get(name) for name in ("seed", "epochs", "restarts", "held_out_loss", "losses", "models", "kernels")},
+    }  # fmt: skip
+    return pa.Table.from_pylist([row], schema.CLASSIFIERS)
+
+
+def _spectrum(classifier: Classifier) -> pa.Table:
+    codes, kernels = classifier.spectrum()
+    names = labels.of_codes(classifier.stretches, codes)
+    starts = np.array([one.start for one in classifier.stretches])
+    owners = np.clip(np.searchsorted(starts, codes, "right") - 1, 0, len(starts) - 1)
+    rows = [
+        {
+            "classifier": classifier.name, "code": float(code), "class": name, "stretch": int(owner),
+            "confidence": classifier.stretches[owner].confidence, "kernel": kernel.ravel(),
+        }
+        for code, name, owner, kernel in zip(codes, names, owners, kernels, strict=True)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema.SPECTRUM)
+
+
+def _classes(classifier: Classifier, batch: KernelBatch) -> pa.Table:
+    found = classifier.classify(batch.kernels)
+    dead = np.isnan(found["dissimilarity"])
+    columns = {
+        "filter_id": batch.table["filter_id"],
+        "classifier": pa.repeat(pa.scalar(classifier.name), batch.table.num_rows),
+        "class": pa.array(found["class"], pa.string()),
+        "code": pa.array(found["code"], pa.float32(), mask=dead),
+        "dissimilarity": pa.array(found["dissimilarity"], pa.float32(), mask=dead),
+        "clustered": pa.array(found["clustered"]),
+        "template": pa.array(found["template"], pa.string()),
+        "template_score": pa.array(found["template_score"], pa.float32(), mask=np.isnan(found["template_score"])),
+    }
+    return pa.table(columns, schema=schema.CLASSES)

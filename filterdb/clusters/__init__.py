@@ -1,0 +1,15 @@
+"""The shapes that trained kernels fall into: Babaiee et al., *Unveiling the Unseen*, ICLR 2024.
+
+autoencoder   kernels squeezed through one number, so that they line up along a curve
+kmeans        the same question without a network
+labels        which stretch of the curve stands for which shape
+search        the nearest of 10,000 points of the curve, exactly and fast
+classifier    all of this as a thing with a name
+make          from the kernels of a database to a classifier
+compare       how far two classifiers agree
+controls      what the same pipeline says of noise, of shuffled and of untrained kernels
+"""
+
+from filterdb.clusters.classifier import Classifier, read, write
+
+__all__ = ["Classifier", "read", "write"]

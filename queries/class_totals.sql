@@ -1,0 +1,10 @@
+-- Total activation (sum of the weights) of each class: quartiles, and the share of kernels that pass on more than they take.
+-- $classifier: the classifier's name
+-- $models = *: only models of this name or glob
+SELECT coalesce(class, '(dead)') AS class, count(*) AS filters, round(quantile_cont(total::DOUBLE, 0.25), 4) AS q25,
+       round(median(total::DOUBLE), 4) AS median, round(quantile_cont(total::DOUBLE, 0.75), 4) AS q75,
+       round(100.0 * count(*) FILTER (total > 0) / count(*), 2) AS percent_positive
+FROM classes JOIN filters USING (filter_id)
+WHERE classifier = $classifier AND model GLOB $models
+GROUP BY ALL
+ORDER BY filters DESC, class

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from filterdb import shapes
 from filterdb.clusters import Classifier, labels
-from filterdb.clusters.labels import FLOOR, SWITCH, Stretch
+from filterdb.clusters.labels import FLOOR, Stretch
 from filterdb.errors import InvalidArgument
 from filterdb.kernels import centred_unit
 
@@ -102,19 +102,38 @@ def test_the_same_names_whichever_end_the_codes_start_from(seed):
         assert (other.similarity, other.confidence) == pytest.approx((one.similarity, one.confidence), abs=1e-6)
 
 
-def test_a_code_or_two_between_are_no_class_of_their_own_and_many_are():
-    kernels = np.repeat(shapes.family("on_centre", 7, 7)[20][None], 200, axis=0)
-    cross = shapes.family("on_cross", 7, 7)[5]
-    gain = float((cross @ shapes.family("on_cross", 7, 7).T).max() - (cross @ shapes.family("on_centre", 7, 7).T).max())
-    few = int(2 * SWITCH / gain)  # two changes cost more than these codes gain
-    assert few >= 1
-    for width, expected in [(few, 1), (few + 1, 3)]:
-        changed = kernels.copy()
-        changed[90 : 90 + width] = cross
-        found = label(changed)
-        assert len(found) == expected
+def test_a_short_way_into_another_shape_is_no_class_of_its_own_and_the_whole_way_is():
+    centre, cross = shapes.family("on_centre", 7, 7)[20].astype(np.float64), shapes.family("on_cross", 7, 7)[5].astype(np.float64)
+    whole = np.degrees(np.arccos(centre @ cross))
+    across = (cross - centre * (centre @ cross)) / np.sin(np.radians(whole))
+
+    def at(degrees: np.ndarray) -> np.ndarray:
+        angle = np.radians(degrees)[:, None]
+        return (np.cos(angle) * centre + np.sin(angle) * across).astype(np.float32)
+
+    def there_and_back(degrees: float) -> list[Stretch]:
+        return label(at(degrees - np.abs(np.linspace(-degrees, degrees, 4001))))
+
+    way = np.linspace(0, whole, 500)
+    names, scores = shapes.fit(at(way), 7, 7)
+    passed = way[np.flatnonzero(scores.argmax(axis=1) == names.index("on_cross"))[0]]  # from here on the cross fits better
+    assert 5 < passed < whole - 5
+    assert [one.name for one in there_and_back(passed + 1)] == ["on_centre"]
+    found = there_and_back(whole)
     assert [one.name for one in found] == ["on_centre", "on_cross", "on_centre"]
-    assert (found[1].start, found[1].stop) == pytest.approx((89.5 / 199, (90 + few + 0.5) / 199))  # halfway between codes
+    assert found[1].start == pytest.approx(1 - found[1].stop)
+    assert found[1].start == pytest.approx(passed / whole / 2, abs=0.01)
+
+
+def test_how_fast_the_codes_run_along_the_curve_does_not_matter():
+    made = spectrum("dx_plus", "on_centre", "noise", "dy_minus", "off_cross", codes=4001)
+    even = label(made[::4])
+    for power in (0.6, 1.7):
+        places = np.linspace(0, 1, 1001) ** power
+        uneven = label(made[np.round(4000 * places).astype(int)])
+        assert [one.name for one in uneven] == [one.name for one in even]
+        for one, other in zip(even, uneven, strict=True):
+            assert other.stop**power == pytest.approx(one.stop, abs=0.01)
 
 
 def test_confidence_is_high_where_one_shape_fits_alone_and_low_where_two_do():

@@ -15,7 +15,9 @@ The codes of a neighbourhood span few dimensions, so that a product with all of 
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ SLACK = 1e-6
 """Rounding of a float32 inner product of unit vectors: what is this close counts as a tie."""
 BLOCK = 262_144
 """Kernels worked on at a time, all threads together."""
-CHUNK = 8_192
+CHUNK = 4_096
 """Kernels of a block that a thread compares with the ends at a time: the products stay in its cache."""
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -49,11 +51,25 @@ class _Neighbourhood:
     inside: NDArray[np.float32]
     """(r, codes): the decoded kernels in those directions."""
 
-    def best(self, unit: NDArray[np.float32]) -> Found:
-        """The best of its codes for each kernel."""
-        inner = (unit @ self.span) @ self.inside
+    def best(self, unit: NDArray[np.float32], rows: NDArray[np.intp], scratch: _Scratch) -> Found:
+        """The best of its codes for some of the kernels."""
+        chosen = unit.take(rows, axis=0, out=scratch.array("chosen", (len(rows), unit.shape[1])), mode="clip")
+        inner = np.matmul(chosen @ self.span, self.inside, out=scratch.array("inner", (len(rows), self.inside.shape[1])))
         best = inner.argmax(axis=1)
         return best + self.start, inner[np.arange(len(best)), best]
+
+
+class _Scratch(threading.local):
+    """Memory that a thread uses again and again: fresh memory costs about as much as the products that go into it."""
+
+    def array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An array of any content."""
+        size = math.prod(shape)
+        held: NDArray[np.float32] | None = getattr(self, name, None)
+        if held is None or held.size < size:
+            held = np.empty(size, np.float32)
+            setattr(self, name, held)
+        return held[:size].reshape(shape)
 
 
 class CodeSearch:
@@ -95,9 +111,12 @@ class CodeSearch:
     def _block(self, unit: NDArray[np.float32], pool: ThreadPoolExecutor) -> Found:
         """The answer for a block. Threads work on large pieces: numpy lets go of the interpreter only while it computes."""
 
+        scratch = _Scratch()
+
         def compare(start: int) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
             """The best end of each kernel; and kernels, ends and products where a far end is as good but for the bulge."""
-            ends = unit[start : start + CHUNK] @ self._ends.T
+            kernels = unit[start : start + CHUNK]
+            ends = np.matmul(kernels, self._ends.T, out=scratch.array("ends", (len(kernels), len(self._ends))))
             rows = np.arange(len(ends))
             best = ends.argmax(axis=1)
             near = ends >= (ends[rows, best] - self._margin)[:, None]
@@ -113,7 +132,7 @@ class CodeSearch:
 
         def home(piece: tuple[int, NDArray[np.intp]]) -> None:
             end, rows = piece  # pieces share no row, so threads may write side by side
-            index[rows], score[rows] = self._around[end].best(unit.take(rows, axis=0))
+            index[rows], score[rows] = self._around[end].best(unit, rows, scratch)
 
         list(pool.map(home, _pieces(best_end, len(self._ends))))
         able = product + self._margin >= score[far]
@@ -121,7 +140,7 @@ class CodeSearch:
 
         def abroad(piece: tuple[int, NDArray[np.intp]]) -> tuple[NDArray[np.intp], *Found]:
             rows = far[piece[1]]
-            return rows, *self._around[piece[0]].best(unit.take(rows, axis=0))
+            return rows, *self._around[piece[0]].best(unit, rows, scratch)
 
         for rows, code, similarity in pool.map(abroad, _pieces(which, len(self._ends))):
             better = similarity > score[rows]

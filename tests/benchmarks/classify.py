@@ -32,7 +32,6 @@ def benchmark(folder: Path, small: bool) -> list[Row]:
             f"nearest of 10,000 codes, {n:,} kernels", found["ours"].seconds, "s", "FAISS flat", found["faiss"].seconds,
             most=1 / 20,
         ),
-        Row("the same: memory", found["ours"].memory, "B", "FAISS flat", found["faiss"].memory),
         Row("kernels with the very code that FAISS finds; the others are ties", same["share"], ""),
         Row(
             f"db.classify of {whole.value:,} kernels, read, scored and stored", whole.seconds, "s", "FAISS flat, search alone",

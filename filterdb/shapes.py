@@ -38,6 +38,8 @@ CROSS_SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Of the cross's lines, px at 7x7; published: .4 to .8. Wider in proportion for larger kernels."""
 CROSS_CENTRES = (0.0, 0.5, 1.0)
 """How much a Gaussian adds to the crossing: real crosses are denser there than the sum of the lines."""
+CENTRE_LIKE = 0.95
+"""A cross that is as like as this to a centre is left out: on few taps, wide lines with a dense crossing are a Gaussian."""
 
 
 def shapes_at(kernel_h: int, kernel_w: int) -> list[str]:
@@ -52,6 +54,9 @@ def family(shape: str, kernel_h: int, kernel_w: int) -> NDArray[np.float32]:
     """The ideal kernels of a shape, centred and of unit length: (m, kernel_h * kernel_w)."""
     kernels = [kernel.ravel() for kernel in _ideal(shape, (kernel_h, kernel_w))]
     found = centred_unit(np.array(kernels)).unit.astype(np.float32)
+    if shape.endswith("_cross"):
+        centres = family(shape.replace("_cross", "_centre"), kernel_h, kernel_w)
+        found = found[(found @ centres.T).max(axis=1) < CENTRE_LIKE]
     found.setflags(write=False)  # it is cached
     return found
 

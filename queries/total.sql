@@ -1,7 +1,7 @@
 -- Total activation (sum of the weights) by layer of a model: quartiles, and the share of kernels that pass on more than they take.
 -- $model: the model's name
-SELECT depth, layer, size, count(*) AS filters, round(quantile_cont(total, 0.25), 4) AS q25,
-       round(median(total), 4) AS median, round(quantile_cont(total, 0.75), 4) AS q75,
+SELECT depth, layer, size, count(*) AS filters, round(quantile_cont(total::DOUBLE, 0.25), 4) AS q25,
+       round(median(total::DOUBLE), 4) AS median, round(quantile_cont(total::DOUBLE, 0.75), 4) AS q75,
        round(100.0 * count(*) FILTER (total > 0) / count(*), 2) AS percent_positive
 FROM filters
 WHERE model = $model

@@ -144,7 +144,7 @@ def train(
     matrices = [value for name, value in parameters.items() if name.endswith("weight")]
     biases = [value for name, value in parameters.items() if name.endswith("bias")]
     groups = [{"params": matrices, "weight_decay": 1e-4}, {"params": biases, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95))
     best = {name: value.detach().clone() for name, value in parameters.items()}
     losses = torch.full((settings.restarts,), math.inf, device=device)
     first, stale = 0, 0
@@ -164,7 +164,7 @@ def train(
         order = torch.randperm(len(data), generator=generator)[: per_epoch * batch].view(per_epoch, batch).to(device)
         for i, index in enumerate(order):
             along = (epoch * per_epoch + i) / (settings.epochs * per_epoch)
-            rate = settings.learning_rate * min(1.0, 50 * along + 0.02) * 0.5 * (1 + math.cos(math.pi * along))
+            rate = settings.learning_rate * min(1.0, 5 * along + 0.02) * 0.5 * (1 + math.cos(math.pi * along))
             for group in optimiser.param_groups:
                 group["lr"] = rate
             loss = _dissimilarity(parameters, data[index]).sum()  # the restarts share no weight: each gets its own gradient
@@ -195,7 +195,10 @@ def train(
 
 
 def _layers(inputs: int, settings: Settings) -> dict[str, Tensor]:
-    """The weights of all restarts, (restarts, out, in), and biases, (restarts, out), drawn as nn.Linear draws them."""
+    """The weights of all restarts, (restarts, out, in), and biases, (restarts, out), drawn as He et al. 2015 do.
+
+    That, a slow start of the learning rate and a short memory of AdamW's keep restarts from settling on a single shape for good.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(settings.seed)
@@ -203,7 +206,7 @@ def _layers(inputs: int, settings: Settings) -> dict[str, Tensor]:
     found = {}
     for part, widths in sizes.items():
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            bound = 1 / math.sqrt(fan_in)
+            bound = math.sqrt(6 / fan_in)
             weight = torch.empty(settings.restarts, fan_out, fan_in).uniform_(-bound, bound, generator=generator)
             bias = torch.empty(settings.restarts, fan_out).uniform_(-bound, bound, generator=generator)
             found[f"{part}.{i}.weight"], found[f"{part}.{i}.bias"] = weight, bias

@@ -39,7 +39,7 @@ SPECTRUM = 500
 FORMAT = "filterdb classifier 1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classifier:
     """How kernels of one size are told into classes."""
 

@@ -211,13 +211,15 @@ def read(path: Path) -> Labels:
     rows = content.get("stretch")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise InvalidArgument(f"{path.name} has no [[stretch]]. Each has class, from and to.")
-    threshold = content.get("threshold")
+    size, threshold = content.get("size"), content.get("threshold")
+    if size is not None and not isinstance(size, str):
+        raise InvalidArgument(f'{path.name}: size = {size!r}. Write it as text, such as "7x7".')
     if threshold is not None and not (_is_number(threshold) and 0 < threshold <= 2):
         raise InvalidArgument(f"{path.name}: threshold = {threshold!r}. Give a cosine dissimilarity above 0, such as 0.3.")
     size = content.get("size")
     return Labels(
         path.name,
-        size if isinstance(size, str) else None,
+        size,
         None if threshold is None else float(threshold),
         [_stretch(path.name, number, row) for number, row in enumerate(rows, start=1)],
     )

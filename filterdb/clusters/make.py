@@ -43,8 +43,8 @@ def default_threshold(kernel_h: int, kernel_w: int) -> float:
 def gather(batches: Iterable[NDArray[np.float32]], seed: int, most: int = MOST_KERNELS) -> NDArray[np.float32]:
     """Distinct living kernels (n, d), at most ``most``: each kept by a coin of its own, so memory stays bounded.
 
-    Kernels that are equal up to scale and offset count once: shared weights would weigh double, and be held out and trained on
-    at once.
+    Copies, of the same numbers or of the same numbers times a power of two, count once: shared weights would weigh double, and be
+    held out and trained on at once. Copies with any other gain or offset are recognised unless rounding tells them apart.
     """
     rng = np.random.default_rng(seed)
     kept: list[NDArray[np.float32]] = []

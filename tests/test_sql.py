@@ -30,7 +30,8 @@ def test_parameters(full):
 
 def test_views(full):
     names = {row[0] for row in full.sql("SHOW TABLES").fetchall()}
-    assert names == {"models", "layers", "filters", "filters_3x3", "filters_7x7", "banks", "templates"}
+    clusters = {"classifiers", "spectrum", "classes"}
+    assert names == {"models", "layers", "filters", "filters_3x3", "filters_7x7", "banks", "templates"} | clusters
     assert full.sql("SELECT count(*) FROM templates WHERE bank = 'greedy8'").fetchall() == [(8,)]
     # One matrix product in SQL agrees with db.nearest.
     best = full.sql(

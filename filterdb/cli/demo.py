@@ -43,7 +43,7 @@ def run(out: Path) -> None:
     print("\nTry next:")
     print(f'  filterdb sql "SELECT layer, median(norm) FROM filters GROUP BY ALL ORDER BY 2 DESC" --db {database_folder}')
     print(f"  filterdb similar demo:stages.0.blocks.0.conv_dw:0 --db {database_folder}")
-    print(f"  filterdb cluster --size 7x7 --report {out / 'shapes'} --db {database_folder}    # the shapes it falls into: a minute")
+    print(f"  filterdb cluster --size 7x7 --report {out / 'shapes'} --db {database_folder}    # its shapes")
     print(f"  filterdb ingest {REAL_MODEL} --db {database_folder}    # a real model, from the Hugging Face hub")
     _offer(database)
 

@@ -6,10 +6,15 @@ with ends a and b,
 
     <f, g>  <=  max(<f, a>, <f, b>) + bulge,
 
-so the inner products with the ends alone, some two hundred, say where the best code can be. Around each end lies its
-neighbourhood, two segments on either side. The neighbourhood of the best end is searched for all kernels; that of another end
-only for the kernels whose product with it comes within the bulge of the best code found so far, and whose best end is not beside
-it.
+so the inner products with the ends alone, some hundred, say where the best code can be. Around each end lies its neighbourhood,
+the segments on either side of it. The neighbourhood of the best end is searched for all kernels; that of another end only for the
+kernels whose product with it comes within the bulge of the best code found so far.
+
+The end a beside the best end c would almost always come that near. But the segment beyond it, from a to b, bends away from c: its
+points are a + u (b - a) + v (c - a) with v <= 0, but for a small distance from that plane. As <f, c> is the largest of the three,
+
+    <f, g>  <=  max(<f, a>, <f, b>) + distance.
+
 The codes of a neighbourhood span few dimensions, so that a product with all of them is short.
 """
 
@@ -26,17 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-BULGE = 2e-3
+BULGE = 4e-3
 """How far a segment may lie from its chord. Larger: fewer ends to compare with, and more codes to search around each."""
-LONGEST = 128
+LONGEST = 256
 """Codes of a segment at most."""
-SIDE = 2
-"""Segments of a neighbourhood on either side of its end: with two, the segments of the ends next to it are inside."""
 SLACK = 1e-6
 """Rounding of a float32 inner product of unit vectors: what is this close counts as a tie."""
-BLOCK = 262_144
+BLOCK = 2**19
 """Kernels worked on at a time, all threads together."""
-CHUNK = 4_096
+CHUNK = 8_192
 """Kernels of a block that a thread compares with the ends at a time: the products stay in its cache."""
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -80,7 +83,10 @@ class CodeSearch:
         Args:
             prototypes: (m, d) unit kernels in the order of the curve.
         """
-        points = np.asarray(prototypes, np.float64)
+        with threadpool_limits(limits=1, user_api="blas"):  # the matrices are small: threads would only wait for each other
+            self._build(np.asarray(prototypes, np.float64))
+
+    def _build(self, points: NDArray[np.float64]) -> None:
         cuts, bulge = [0], 0.0
         while cuts[-1] < len(points) - 1:
             stop, own = _reach(points, cuts[-1])
@@ -89,7 +95,14 @@ class CodeSearch:
         self._ends = np.ascontiguousarray(points[cuts], np.float32)
         self._margin = np.float32(bulge + 2 * SLACK)
         last = len(cuts) - 1
-        self._around = [_neighbourhood(points, cuts[max(0, i - SIDE)], cuts[min(last, i + SIDE)] + 1) for i in range(len(cuts))]
+        self._around = [_neighbourhood(points, cuts[max(0, i - 1)], cuts[min(last, i + 1)] + 1) for i in range(last + 1)]
+        # Of the segment beyond end a, seen from the end c before it: step 1 forwards, -1 backwards along the curve.
+        self._beside = {step: np.full(last + 1, -np.inf, np.float32) for step in (1, -1)}
+        for step, margins in self._beside.items():
+            for a in range(last + 1):
+                c, b = a - step, a + step
+                if 0 <= c <= last and 0 <= b <= last:
+                    margins[a] = _bend(points, cuts[c], cuts[a], cuts[b]) + 2 * SLACK
 
     def nearest(self, unit: NDArray[np.float32], threads: int | None = None) -> Found:
         """The prototype with the largest inner product for each kernel.
@@ -114,28 +127,37 @@ class CodeSearch:
         scratch = _Scratch()
 
         def compare(start: int) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-            """The best end of each kernel; and kernels, ends and products where a far end is as good but for the bulge."""
+            """The best end of each kernel; and kernels and other ends, with what the codes around these can reach at most."""
             kernels = unit[start : start + CHUNK]
             ends = np.matmul(kernels, self._ends.T, out=scratch.array("ends", (len(kernels), len(self._ends))))
-            rows = np.arange(len(ends))
+            rows, last = np.arange(len(ends)), len(self._ends) - 1
             best = ends.argmax(axis=1)
-            near = ends >= (ends[rows, best] - self._margin)[:, None]
-            for offset in range(1 - SIDE, SIDE):
-                near[rows, np.clip(best + offset, 0, len(self._ends) - 1)] = False
+            top = ends[rows, best]
+            near = ends >= (top - self._margin)[:, None]
+            near[rows, best] = False
+            found = []
+            for step, margins in self._beside.items():
+                beside = np.clip(best + step, 0, last)
+                near[rows, beside] = False
+                reach = ends[rows, beside] + margins[beside]
+                able = np.flatnonzero((reach >= top) & (beside != best))
+                found.append((able, beside[able], reach[able]))
             places = np.flatnonzero(near)  # several times as fast as nonzero() of the two-dimensional array
-            far, which = np.divmod(places, len(self._ends))
-            return best, far + start, which, ends.ravel()[places]
+            found.append((*np.divmod(places, last + 1), ends.ravel()[places] + self._margin))
+            far, which, reach = (np.concatenate(column) for column in zip(*found, strict=True))
+            return best, far + start, which, reach
 
         parts = list(pool.map(compare, range(0, len(unit), CHUNK)))
-        best_end, far, which, product = (np.concatenate(column) for column in zip(*parts, strict=True))
+        best_end, far, which, reach = (np.concatenate(column) for column in zip(*parts, strict=True))
+        del parts
+
+        def home(piece: tuple[int, NDArray[np.intp]]) -> tuple[NDArray[np.intp], *Found]:
+            return piece[1], *self._around[piece[0]].best(unit, piece[1], scratch)
+
+        order, codes, products = map(np.concatenate, zip(*pool.map(home, _pieces(best_end, len(self._ends))), strict=True))
         index, score = np.empty(len(unit), np.int64), np.empty(len(unit), np.float32)
-
-        def home(piece: tuple[int, NDArray[np.intp]]) -> None:
-            end, rows = piece  # pieces share no row, so threads may write side by side
-            index[rows], score[rows] = self._around[end].best(unit, rows, scratch)
-
-        list(pool.map(home, _pieces(best_end, len(self._ends))))
-        able = product + self._margin >= score[far]
+        index[order], score[order] = codes, products
+        able = reach >= score[far]
         far, which = far[able], which[able]
 
         def abroad(piece: tuple[int, NDArray[np.intp]]) -> tuple[NDArray[np.intp], *Found]:
@@ -180,6 +202,18 @@ def _bulge(points: NDArray[np.float64]) -> float:
     length = chord @ chord
     along = np.clip((points - first) @ chord / length, 0, 1) if length > 0 else np.zeros(len(points))
     return float(np.sqrt((((points - first) - along[:, None] * chord) ** 2).sum(axis=1)).max())
+
+
+def _bend(points: NDArray[np.float64], c: int, a: int, b: int) -> float:
+    """How far the points from a to b lie at most from the plane through the points c, a and b, on the side of the chord that is
+    away from c; points on its other side count with their distance from the chord."""
+    inside = points[min(a, b) : max(a, b) + 1] - points[a]
+    plane = np.stack([points[b] - points[a], points[c] - points[a]], axis=1)
+    along, towards = np.linalg.lstsq(plane, inside.T, rcond=None)[0]
+    on_chord = (towards > 0) | (along < 0) | (along + towards > 1)
+    along = np.where(on_chord, np.clip(inside @ plane[:, 0] / max(plane[:, 0] @ plane[:, 0], 1e-300), 0, 1), along)
+    towards = np.where(on_chord, 0, towards)
+    return float(np.sqrt(((inside - np.outer(along, plane[:, 0]) - np.outer(towards, plane[:, 1])) ** 2).sum(axis=1)).max())
 
 
 def _neighbourhood(points: NDArray[np.float64], start: int, stop: int) -> _Neighbourhood:

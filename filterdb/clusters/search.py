@@ -31,13 +31,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-BULGE = 4e-3
+BULGE = 8e-3
 """How far a segment may lie from its chord. Larger: fewer ends to compare with, and more codes to search around each."""
 LONGEST = 256
 """Codes of a segment at most."""
 SLACK = 1e-6
 """Rounding of a float32 inner product of unit vectors: what is this close counts as a tie."""
-BLOCK = 2**19
+BLOCK = 2**18
 """Kernels worked on at a time, all threads together."""
 CHUNK = 8_192
 """Kernels of a block that a thread compares with the ends at a time: the products stay in its cache."""
@@ -87,6 +87,8 @@ class CodeSearch:
             self._build(np.asarray(prototypes, np.float64))
 
     def _build(self, points: NDArray[np.float64]) -> None:
+        self._kept = _thin(points)
+        points = points[self._kept]
         cuts, bulge = [0], 0.0
         while cuts[-1] < len(points) - 1:
             stop, own = _reach(points, cuts[-1])
@@ -95,7 +97,9 @@ class CodeSearch:
         self._ends = np.ascontiguousarray(points[cuts], np.float32)
         self._margin = np.float32(bulge + 2 * SLACK)
         last = len(cuts) - 1
-        self._around = [_neighbourhood(points, cuts[max(0, i - 1)], cuts[min(last, i + 1)] + 1) for i in range(last + 1)]
+        spans = [(cuts[max(0, i - 1)], cuts[min(last, i + 1)] + 1) for i in range(last + 1)]
+        with ThreadPoolExecutor(_cores()) as pool:
+            self._around = list(pool.map(lambda span: _neighbourhood(points, *span), spans))
         # Of the segment beyond end a, seen from the end c before it: step 1 forwards, -1 backwards along the curve.
         self._beside = {step: np.full(last + 1, -np.inf, np.float32) for step in (1, -1)}
         for step, margins in self._beside.items():
@@ -118,7 +122,8 @@ class CodeSearch:
         with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(threads or _cores()) as pool:
             for start in range(0, len(unit), BLOCK):
                 part = slice(start, start + BLOCK)
-                index[part], score[part] = self._block(unit[part], pool)
+                found, score[part] = self._block(unit[part], pool)
+                index[part] = self._kept[found]
         return index, score
 
     def _block(self, unit: NDArray[np.float32], pool: ThreadPoolExecutor) -> Found:
@@ -182,6 +187,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _thin(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The points without those that lie as good as on the straight line between their neighbours.
+
+    What such a point gives, one of its neighbours gives but for less than ``SLACK``: a tie.
+    """
+    kept = np.arange(len(points))
+    for _ in range(4):  # each time every second one may go
+        before, here, after = (points[kept[i : len(kept) - 2 + i : 2]] for i in range(3))
+        off = np.linalg.norm(here - (before + after) / 2, axis=1)
+        kept = np.delete(kept, 1 + 2 * np.flatnonzero(off <= SLACK / 4))
+    return kept
+
+
 def _reach(points: NDArray[np.float64], start: int) -> tuple[int, float]:
     """The last point of the segment that begins at ``start``, and how far the segment bulges from its chord."""
     low, high = start + 1, min(start + LONGEST, len(points) - 1)
@@ -209,7 +227,7 @@ def _bend(points: NDArray[np.float64], c: int, a: int, b: int) -> float:
     away from c; points on its other side count with their distance from the chord."""
     inside = points[min(a, b) : max(a, b) + 1] - points[a]
     plane = np.stack([points[b] - points[a], points[c] - points[a]], axis=1)
-    along, towards = np.linalg.lstsq(plane, inside.T, rcond=None)[0]
+    along, towards = np.linalg.pinv(plane.T @ plane) @ (inside @ plane).T
     on_chord = (towards > 0) | (along < 0) | (along + towards > 1)
     along = np.where(on_chord, np.clip(inside @ plane[:, 0] / max(plane[:, 0] @ plane[:, 0], 1e-300), 0, 1), along)
     towards = np.where(on_chord, 0, towards)

@@ -18,6 +18,9 @@ SHIPPED = [
     "data/banks/greedy8.toml",
     "data/top1.csv",
     "data/demo.safetensors",
+    "data/demo_run/run.toml",
+    "data/demo_run/step_006000.safetensors",
+    "data/classifiers/small-nets-7x7.safetensors",
 ]
 
 
@@ -37,6 +40,8 @@ def test_the_wheel_has_the_words_and_numbers_and_no_tests(built):
     names = zipfile.ZipFile(built[0]).namelist()
     assert {f"filterdb/_share/{name}" for name in SHIPPED} <= set(names)
     assert "filterdb/py.typed" in names
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "filterdb").rglob("*.py") if "_share" not in path.parts}
+    assert modules == {name for name in names if name.endswith(".py")}  # a package that is not listed is not packed
     assert not [name for name in names if "test" in name or name.endswith(".png")]
 
 
@@ -56,7 +61,13 @@ import filterdb
 assert filterdb.__file__.startswith({str(site)!r}), filterdb.__file__
 db = filterdb.Database("db")
 db.ingest("demo")
-print(len(db.nearest(bank="greedy8").fetchall()), db.query("sizes").fetchall()[0][1])
+db.import_classifier("small-nets-7x7")
+print(len(db.nearest(bank="greedy8").fetchall()), len(db.classify("small-nets-7x7").fetchall()), len(db.ingest("demo_run")))
+# an editable install of the checkout must not lend what the wheel lacks
+strangers = [name for name, module in sys.modules.items() if name.split(".")[0] == "filterdb"
+             and getattr(module, "__file__", None) and not module.__file__.startswith({str(site)!r})]
+assert not strangers, strangers
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.split() == ["864", "864"], done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["864", "864", "10"]

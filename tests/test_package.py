@@ -48,7 +48,7 @@ def test_the_wheel_has_the_words_and_numbers_and_no_tests(built):
 def test_the_sdist_has_what_the_wheel_is_built_from(built):
     with tarfile.open(built[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {*SHIPPED, "LICENSE", "README.md", "pyproject.toml", "filterdb/database.py"} <= names
+    assert {*SHIPPED, "LICENSE", "README.md", "pyproject.toml", "filterdb/database/__init__.py"} <= names
 
 
 def test_an_installed_wheel_runs_without_the_checkout(built, tmp_path):

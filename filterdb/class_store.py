@@ -7,7 +7,7 @@ again, or by a classifier that was trained again, are no longer found, and never
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from filterdb import schema
 from filterdb.clusters import Classifier, labels
 from filterdb.errors import StoreError, not_found
-from filterdb.store import Collection, KernelBatch, Place, Snapshot
+from filterdb.store import Collection, Derived, KernelBatch, Place, Snapshot
 from filterdb.store.collection import slug
 
 SHOWN = ("classifiers", "spectrum")
@@ -32,7 +32,7 @@ class ClassStore:
             root,
             {"classifiers": schema.CLASSIFIERS, "spectrum": schema.SPECTRUM, "classifier_files": schema.CLASSIFIER_FILES},
         )
-        self.classes = Collection(root, {"classes": schema.CLASSES})
+        self.classes = Derived(root, "classes", schema.CLASSES)
 
     # -- classifiers -----------------------------------------------------------------------------------------------------
 
@@ -74,59 +74,34 @@ class ClassStore:
 
     # -- classes ---------------------------------------------------------------------------------------------------------
 
-    def put_classes(self, classifier: Classifier, model: str, edition: str, batches: Iterable[KernelBatch]) -> int:
-        """Classify the kernels of a model and keep the answer. Returns how many there were."""
-        count = 0
-
-        def tables() -> Iterator[pa.Table]:
-            nonlocal count
-            for batch in batches:
-                count += batch.table.num_rows
-                yield _classes(classifier, batch)
-
-        with self.classes.stage() as stage:
-            stage.write("classes", tables(), schema.CLASSES)
-            stage.commit(self._member(slug(classifier.name), self._edition(classifier.name), slug(model), edition))
-        return count
+    def put_classes(self, classifier: Classifier, model: str, edition: str, batches: Iterable[KernelBatch]) -> None:
+        """Classify the kernels of a model and keep the answer."""
+        self.classes.put(self._maker(classifier.name), (slug(model), edition), (_classes(classifier, batch) for batch in batches))
 
     def has(self, classifier: str, model: str, edition: str) -> bool:
         """Whether that edition of a model is classified."""
-        name = self._member(slug(classifier), self._edition(classifier), slug(model), edition)
-        return slug(name) in self.classes.snapshot().editions
+        return self.classes.has(self._maker(classifier), (slug(model), edition))
 
     def tidy(self, models: Snapshot) -> None:
         """Drop the classes of models and classifiers that are gone or were replaced."""
-        snapshot = self.classes.snapshot()
-        wanted = set(self._valid(models))
-        self.classes.discard({key: edition for key, edition in snapshot.editions.items() if key not in wanted})
+        self.classes.tidy(self.classifiers.snapshot().editions, models)
 
-    def _edition(self, name: str) -> str:
-        return self.classifiers.snapshot().editions[slug(name)]
-
-    @staticmethod
-    def _member(classifier: str, classifier_edition: str, model: str, model_edition: str) -> str:
-        return " ".join((classifier, classifier_edition, model, model_edition))
-
-    def _valid(self, models: Snapshot) -> Iterator[str]:
-        """The members that would be of today's classifiers and of these models."""
-        for classifier, own in self.classifiers.snapshot().editions.items():
-            for model, edition in models.editions.items():
-                yield slug(self._member(classifier, own, model, edition))
+    def _maker(self, name: str) -> tuple[str, str]:
+        return slug(name), self.classifiers.snapshot().editions[slug(name)]
 
     # -- as SQL sees them ------------------------------------------------------------------------------------------------
 
     @property
     def version(self) -> tuple[int, int]:
         """Changes whenever a classifier or a class does."""
-        return self.classifiers.snapshot().version, self.classes.snapshot().version
+        return self.classifiers.version(), self.classes.collection.version()
 
     def views(self, models: Snapshot) -> Mapping[str, tuple[Sequence[str], pa.Schema]]:
         """The tables by name: their files, and their columns."""
-        snapshot, there = self.classifiers.snapshot(), self.classes.snapshot()
+        snapshot = self.classifiers.snapshot()
         schemas = {"classifiers": schema.CLASSIFIERS, "spectrum": schema.SPECTRUM}
         found = {name: (self.classifiers.files(name, snapshot), schemas[name]) for name in SHOWN}
-        keys = [key for key in self._valid(models) if key in there.editions] if there.editions else []
-        return found | {"classes": (self.classes.files("classes", there, keys), schema.CLASSES)}
+        return found | {"classes": (self.classes.files(snapshot.editions, models), schema.CLASSES)}
 
 
 def _head(classifier: Classifier) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from filterdb.shapes import OTHER, SHAPES
 
 if TYPE_CHECKING:
     from filterdb.clusters import Classifier
+    from filterdb.describing import FilterDescription, GroupDescription
 
 COLOURS = "RdBu_r"
 
 
-def draw_kernel(axes: Any, kernel: NDArray[np.floating]) -> None:
-    """One kernel as a heat map, scaled to its own largest absolute value, zero in white; row 0 on top."""
-    limit = float(np.abs(kernel).max()) or 1.0
+def draw_kernel(axes: Any, kernel: NDArray[np.floating], limit: float | None = None) -> None:
+    """One kernel as a heat map, scaled to a limit or its own largest absolute value, zero in white; row 0 on top."""
+    limit = limit or float(np.abs(kernel).max()) or 1.0
     axes.imshow(kernel, cmap=COLOURS, vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -129,7 +131,7 @@ def class_samples_picture(samples: Mapping[str, NDArray[np.floating]], path: Pat
 
 def proportions_picture(
     panels: Mapping[str, Sequence[tuple[float, str, float]]], path: Path, *, title: str = "", along: str = "depth",
-    columns: int = 3,
+    columns: int = 3, colours: Mapping[str, str] = CLASS_COLOURS,
 ) -> None:  # fmt: skip
     """Stacked class proportions, a panel for each model.
 
@@ -139,16 +141,17 @@ def proportions_picture(
         title: a line above the picture.
         along: what the positions are.
         columns: panels side by side.
+        colours: of the classes, from the bottom of a bar to its top.
     """
     columns = max(1, min(columns, len(panels)))
     lines = max(1, -(-len(panels) // columns))
     figure = _figure(3.1 * columns + 1.2, 1.75 * lines + 0.7)
     grid = figure.subplots(lines, columns, squeeze=False)
     names = [name for rows in panels.values() for _, name, _ in rows]
-    order = [name for name in CLASS_COLOURS if name in set(names)]
-    order += [name for name in dict.fromkeys(names) if name not in CLASS_COLOURS]
-    order.sort(key=lambda name: name in ("other", "(dead)"))  # what is not clustered lies on top
-    colours = class_colours(order)
+    order = [name for name in colours if name in set(names)]
+    order += [name for name in dict.fromkeys(names) if name not in colours]
+    order.sort(key=lambda name: name in ("other", "(dead)", "(zero)"))  # what has no class lies on top
+    colours = {**class_colours(order), **colours}
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, (model, rows) in zip(grid.flat, panels.items(), strict=False):
@@ -175,6 +178,55 @@ def proportions_picture(
         handles[::-1], [_words(word) for word in words[::-1]], loc="outside right center", fontsize=6, frameon=False
     )  # fmt: skip
     _save(figure, path, title)
+
+
+BAND_COLOURS: dict[str, str] = {
+    "lowpass": "#D55E00", "identity": "#E69F00", "sharpening": "#F0E442", "highpass": "#CC79A7", "bandpass": "#0072B2",
+    "differential": "#009E73", "other": "#D9D9D9", "(zero)": "#7F7F7F",
+}  # fmt: skip
+"""The signal-processing words, in Okabe and Ito's colours."""
+
+
+def description_picture(found: FilterDescription | GroupDescription, path: Path) -> None:
+    """A filter: kernel, fitted model, residual and frequency response. A layer or a model: shares of the words.
+
+    Args:
+        found: what ``Database.describe`` returns.
+        path: .png, .svg or .pdf.
+    """
+    from filterdb.describing import FilterDescription
+
+    if isinstance(found, FilterDescription):
+        return _filter_picture(found, path)
+    rows = [
+        (float(row["depth"] if "depth" in row else found.identity["depth"]), row["band"], row["percent"]) for row in found.bands
+    ]
+    proportions_picture({found.identity["model"]: rows}, path, along="layer", columns=1, colours=BAND_COLOURS)
+    return None
+
+
+def _filter_picture(found: FilterDescription, path: Path) -> None:
+    from filterdb.descriptors import frequency_response
+
+    panels = [("kernel", found.kernel.astype(np.float64))]
+    if found.model is not None:
+        panels += [(f"model: {found.fits[0]['family']}", found.model), ("residual", found.kernel - found.model)]
+    limit = float(np.abs(found.kernel).max()) or 1.0
+    figure = _figure(2.1 * len(panels) + 2.6, 2.8)
+    grid = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
+    for axes, (title, kernel) in zip(grid, panels, strict=False):
+        draw_kernel(axes, kernel, limit)
+        axes.set_title(title, fontsize=8)
+    gain = np.abs(frequency_response(found.kernel, 65))
+    image = grid[-1].imshow(gain, cmap="magma", vmin=0, extent=(-0.5, 0.5, -0.5, 0.5), interpolation="nearest")
+    grid[-1].set_title("gain |H(u, v)|", fontsize=8)
+    grid[-1].set_xlabel("u, cycles/px", fontsize=6)
+    grid[-1].set_ylabel("v, cycles/px", fontsize=6)
+    grid[-1].tick_params(labelsize=6)
+    figure.colorbar(image, ax=grid[-1], shrink=0.8).ax.tick_params(labelsize=6)
+    place = found.identity
+    name = f"{place['model']}:{place['layer']}:{place['channel']}\n" if "model" in place else ""
+    _save(figure, path, name + fill(found.sentence, 100))
 
 
 def _words(name: str) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from filterdb import schema
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
+from filterdb.field_store import FieldStore, descriptor_table
 from filterdb.kernels import moments
 from filterdb.schema import Layer, Model, ModelFacts, Pair
 from filterdb.sources import Options, Pending, resolve, things
@@ -71,6 +72,7 @@ class Silent:
 
 def ingest(
     models: Collection,
+    field_store: FieldStore,
     sources: Sequence[Any],
     options: Options | None = None,
     *,
@@ -85,6 +87,7 @@ def ingest(
 
     Args:
         models: the collection ``models``, ``layers``, ``filters``.
+        field_store: gets the descriptors.
         sources: specs, paths, recipe names or modules; see ``filterdb.sources.resolve``.
         options: facts for all models of this call; a name only if there is one model, or one run.
         jobs: models worked on at a time.
@@ -116,7 +119,10 @@ def ingest(
     names = _Names()
     stop = Event()
     with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="ingest") as pool:
-        futures = {pool.submit(_ingest_one, models, pending, names, stop, skip_existing, reporter): i for i, pending in queue}
+        futures = {
+            pool.submit(_ingest_one, models, field_store, pending, names, stop, skip_existing, reporter): i
+            for i, pending in queue
+        }
         waiting = set(futures)
         try:
             while waiting:
@@ -151,7 +157,13 @@ class _Stopped(FilterdbError):
 
 
 def _ingest_one(
-    models: Collection, pending: Pending, names: _Names, stop: Event, skip_existing: bool, reporter: Reporter
+    models: Collection,
+    field_store: FieldStore,
+    pending: Pending,
+    names: _Names,
+    stop: Event,
+    skip_existing: bool,
+    reporter: Reporter,
 ) -> Outcome:
     started = time.perf_counter()
     name = pending.name
@@ -174,7 +186,7 @@ def _ingest_one(
                 found = f" Left out: {'; '.join(skipped)}." if skipped else ""
                 raise SourceError(f"{pending.source} has no depthwise kernels larger than 1x1.{found}")
             names.claim(name, pending.source)  # only now: a source that cannot be read must not stand in another's way
-            status = store(models, model, skipped)
+            status = store(models, field_store, model, skipped)
             return Outcome(
                 pending.source, name, status, len(model.layers), sum(layer.out_channels for layer in model.layers),
                 model.facts.bytes_read, time.perf_counter() - started, skipped, list(model.notes),
@@ -193,8 +205,8 @@ def _describe(reason: str, names: Sequence[str]) -> str:
     return f"{len(names)} x {reason} ({shown})"
 
 
-def store(models: Collection, model: Model, skipped: Sequence[str] = ()) -> Status:
-    """Store one model, replacing it where it was there. Visible in one step, or not at all."""
+def store(models: Collection, field_store: FieldStore, model: Model, skipped: Sequence[str] = ()) -> Status:
+    """Store one model and its descriptors, replacing it where it was there. Visible in one step, or not at all."""
     count = sum(layer.out_channels for layer in model.layers)
     digest = hashlib.sha256()
     with models.stage() as stage:
@@ -207,6 +219,7 @@ def store(models: Collection, model: Model, skipped: Sequence[str] = ()) -> Stat
             "notes": " ".join(model.notes) or None, "kernels_sha256": digest.hexdigest(), "ingested_at": datetime.now(UTC),
         }  # fmt: skip
         stage.write("models", [pa.Table.from_pylist([row], schema.MODELS)], schema.MODELS)
+        field_store.put_descriptors(model.name, stage.edition, _descriptor_tables(model, kernels))
         replaced = stage.commit(model.name)
     return "replaced" if replaced else "ingested"
 
@@ -237,6 +250,18 @@ def _filter_tables(model: Model, kernels: Sequence[NDArray[np.float32]], digest:
             digest.update(kernel.tobytes())
         for start in range(0, table.num_rows, ROW_GROUP):
             yield table.slice(start, ROW_GROUP)
+
+
+def _descriptor_tables(model: Model, kernels: Sequence[NDArray[np.float32]]) -> Iterator[pa.Table]:
+    """Rows of ``descriptors``, layer by layer joined into row groups."""
+    tables: list[pa.Table] = []
+    for layer, kernel in zip(model.layers, kernels, strict=True):
+        tables.append(descriptor_table(schema.filter_ids(model.name, layer.name, len(kernel)), kernel))
+        if sum(table.num_rows for table in tables) >= ROW_GROUP:
+            yield pa.concat_tables(tables)
+            tables = []
+    if tables:
+        yield pa.concat_tables(tables)
 
 
 def _filter_table(model: Model, depth: int, kernel: NDArray[np.float32]) -> pa.Table:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from filterdb import descriptors
 from filterdb.errors import InvalidArgument
 
 Pair = tuple[int, int]
@@ -167,9 +168,27 @@ SPECTRUM = pa.schema(
     ]
 )  # fmt: skip
 CLASSIFIER_FILES = _table(classifier=pa.string(), file=pa.binary())
+BASES = _table(
+    basis=pa.string(), size=pa.string(), kernel_h=pa.int32(), kernel_w=pa.int32(), kernels=pa.int64(), dead=pa.int64(),
+    models=pa.list_(pa.field("element", pa.string())), bins=pa.int32(), mean=pa.list_(pa.field("element", pa.float64())),
+    made_at=pa.timestamp("us", tz="UTC"),
+)  # fmt: skip
+COMPONENTS = _table(
+    basis=pa.string(), component=pa.int32(), explained_variance_ratio=pa.float64(), low=pa.float64(), high=pa.float64(),
+    kernel=pa.list_(pa.field("element", pa.float64())),
+)  # fmt: skip
 CLASSES = pa.schema(
     [
         ("filter_id", pa.int64()), ("classifier", pa.string()), ("class", pa.string()), ("code", pa.float32()),
         ("dissimilarity", pa.float32()), ("clustered", pa.bool_()), ("template", pa.string()), ("template_score", pa.float32()),
     ]
+)  # fmt: skip
+_KINDS = {"float32": pa.float32(), "int8": pa.int8(), "bool": pa.bool_(), "string": pa.string()}
+DESCRIPTORS = _table(filter_id=pa.int64(), **{name: _KINDS[kind] for name, kind in descriptors.COLUMNS.items()})
+FITS = _table(
+    filter_id=pa.int64(), size=pa.string(), family=pa.string(), orders=pa.list_(pa.field("element", pa.int8())),
+    shift=pa.list_(pa.field("element", pa.float32())), sigma_x=pa.float32(), sigma_y=pa.float32(), sigma_x2=pa.float32(),
+    sigma_y2=pa.float32(), amplitude=pa.float32(), offset=pa.float32(),
+    coefficients=pa.list_(pa.field("element", pa.float32())), rho=pa.float32(), residual=pa.float32(), parameters=pa.int8(),
+    bic=pa.float32(), best=pa.bool_(), at_bound=pa.bool_(), reason=pa.string(),
 )  # fmt: skip

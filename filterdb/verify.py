@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from filterdb import schema
+from filterdb import basis_store, schema
 from filterdb.class_store import ClassStore
 from filterdb.clusters import Classifier
+from filterdb.field_store import FieldStore
 from filterdb.kernels import moments
 from filterdb.store import Collection
 
@@ -43,15 +44,17 @@ Check = Callable[[dict[str, pa.Table]], tuple[list[str], int]]
 
 
 def verify(
-    models: Collection, banks: Collection, classes: ClassStore, *, repair: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    models: Collection, banks: Collection, classes: ClassStore, fields: FieldStore, bases: Collection, *,
+    repair: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> Report:  # fmt: skip
-    """Check every model, imported bank and classifier: files are there and readable, counts agree, numbers are recomputed.
+    """Check every model, imported bank, classifier and basis: files are there and readable, counts agree, numbers are recomputed.
 
     Args:
         models: the collection ``models``, ``layers``, ``filters``.
         banks: the collection ``banks``, ``templates``.
         classes: the classifiers and the classes they told.
+        fields: the descriptors and the fits.
+        bases: the collection ``bases``, ``components``.
         repair: remove damaged members (ingest or import them again) and clean up after killed writers.
         progress: called with members done and in all.
     """
@@ -59,7 +62,8 @@ def verify(
     owners: dict[int, str] = {}
     checks: list[tuple[Collection, Check]] = [
         (models, lambda tables: _check_model(tables, owners)), (banks, _check_bank),
-        (classes.classifiers, _check_classifier), (classes.classes, _check_classes),
+        (classes.classifiers, _check_classifier), *((one.collection, _check_derived) for one in (classes.classes, fields.fits)),
+        (fields.descriptors.collection, _check_derived), (bases, _check_basis),
     ]  # fmt: skip
     snapshots = [(collection, check, collection.snapshot()) for collection, check in checks]
     total = sum(len(snapshot.editions) for _, _, snapshot in snapshots)
@@ -85,6 +89,8 @@ def verify(
         if repair:
             collection.discard(damaged)
             collection.repair()
+    if lacking := fields.undescribed(models.snapshot()):
+        report.leftovers.append(f"{len(lacking)} models have no descriptors of today's rules ({', '.join(lacking[:3])} …)")
     report.repaired = repair
     return report
 
@@ -107,8 +113,17 @@ def _check_classifier(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
     return [], 0
 
 
-def _check_classes(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
-    """Problems of the classes of one model: reading them is the check, for they can always be made again."""
+def _check_basis(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
+    """Problems of one PCA basis: its directions must be orthonormal, its shares of the variance make one."""
+    basis = basis_store.from_tables(tables)
+    products, shares = basis.components @ basis.components.T, basis.explained_variance_ratio.sum()
+    if not np.allclose(products, np.eye(len(products)), atol=TOLERANCE) or abs(shares - 1) > TOLERANCE:
+        return [f"basis {basis.name}: its components are not what was stored"], 0
+    return [], 0
+
+
+def _check_derived(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
+    """Problems of what was derived from one model: reading it is the check, for it can always be made again."""
     return [], 0
 
 

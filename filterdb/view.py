@@ -43,6 +43,11 @@ class View:
             found.setdefault((kernel_h, kernel_w), []).append(model)
         return found
 
+    def check_filled(self) -> None:
+        """A database without models is an error."""
+        if not self.snapshot.editions:
+            raise StoreError(EMPTY.format(self._models.root))
+
     def check_model(self, name: str) -> None:
         """An unknown model is an error, where there are models at all."""
         names = [row[0] for row in self.rows("SELECT model FROM models")]
@@ -58,8 +63,7 @@ class View:
 
     def having(self, kernel_h: int, kernel_w: int, model: str | Sequence[str] | None = None) -> list[str]:
         """The models with kernels of a size, all or those of a name, a glob, or several. Complains if there can be none."""
-        if not self.snapshot.editions:
-            raise StoreError(EMPTY.format(self._models.root))
+        self.check_filled()
         there = self._having(kernel_h, kernel_w)
         return there if model is None else [name for name in self.matching_models(model) if name in set(there)]
 
@@ -67,8 +71,7 @@ class View:
         """The kernel size, where there is only one."""
         if len(self.sizes) == 1:
             return schema.size_name(*next(iter(self.sizes)))
-        if not self.sizes:
-            raise StoreError(EMPTY.format(self._models.root))
+        self.check_filled()
         sizes = ", ".join(schema.size_name(*size) for size in sorted(self.sizes))
         raise InvalidArgument(f"Kernels of one size at a time, and there are {sizes}. Choose one with --size.")
 
@@ -82,7 +85,7 @@ class View:
         """The models that a name, a glob, or several of them choose."""
         patterns = [wanted] if isinstance(wanted, str) else wanted
         names = [row[0] for row in self.rows("SELECT model FROM models")]
-        return list(dict.fromkeys(name for pattern in patterns for name in _matching("model", pattern, names)))
+        return list(dict.fromkeys(name for pattern in patterns for name in matching("model", pattern, names)))
 
     def batches(
         self,
@@ -97,7 +100,7 @@ class View:
         chosen = self.having(kernel_h, kernel_w, model)
         layers = None
         if layer is not None:
-            layers = _matching("layer", layer, [row[0] for row in self.rows("SELECT DISTINCT layer FROM layers")])
+            layers = matching("layer", layer, [row[0] for row in self.rows("SELECT DISTINCT layer FROM layers")])
         return self._stream([slug(name) for name in chosen], kernel_h, kernel_w, columns, layers)
 
     def editions(self, kernel_h: int, kernel_w: int) -> dict[str, str]:
@@ -129,7 +132,7 @@ class View:
             parts = query.rsplit(":", 2)
             if len(parts) != 3 or not parts[2].isdecimal():
                 raise InvalidArgument(f'"{query}" is not a filter. Write a filter_id or MODEL:LAYER:CHANNEL.')
-            [model] = _matching("model", parts[0], [row[0] for row in self.rows("SELECT model FROM models")])[:1]
+            [model] = matching("model", parts[0], [row[0] for row in self.rows("SELECT model FROM models")])[:1]
             place = (model, parts[1], int(parts[2]))
         else:
             kernel = np.asarray(query, dtype=np.float32)
@@ -170,7 +173,7 @@ class View:
         return starts[order], [rows[i] for i in order]
 
 
-def _matching(kind: str, pattern: str, names: Sequence[str]) -> list[str]:
+def matching(kind: str, pattern: str, names: Sequence[str]) -> list[str]:
     """The names that a name or glob matches; an exact name wins, so names with brackets work."""
     found = [pattern] if pattern in names else sorted(name for name in names if fnmatchcase(name, pattern))
     if not found:

@@ -31,7 +31,7 @@ def random_kernels(n: int, h: int = 7, w: int = 7, seed: int = 0) -> np.ndarray:
 
 def put(database: Database, name: str, layers: Mapping[str, np.ndarray], **facts: Any) -> None:
     """Store a model made by hand."""
-    store(database._models, make_model(name, layers, **facts))
+    store(database._models, database._fields, make_model(name, layers, **facts))
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "filterdb"
 
 FLOORS = {
-    0: {"errors", "kernels", "schema", "scale_space", "share"},
-    1: {"bank_files", "banks", "recipes", "named_queries", "shapes"},
+    0: {"descriptors", "errors", "kernels", "schema", "scale_space", "share"},
+    1: {"bank_files", "banks", "recipes", "named_queries", "novelty", "pca", "shapes"},
     2: {"sources", "store", "index"},
     3: {
         "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "training", "view", "clusters",
-        "clustering", "class_store", "cluster_report",
+        "clustering", "class_store", "cluster_report", "describing", "field_store", "fits", "fitting", "basis_store", "comparison", "layer_metrics",
+        "selection",
     },
     4: {"database"},
     5: {"cli"},

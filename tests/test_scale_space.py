@@ -115,7 +115,7 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(InvalidArgument, match="odd"):
         Jet(1, 1, {"T": 1}).kernel(4, 5)
     with pytest.raises(NotFound, match="dxx"):
-        Jet(1, 1, {"dxxx": 1}).kernel(5, 5)
+        Jet(1, 1, {"dxz": 1}).kernel(5, 5)
     for radius, s in [(-1, 1.0), (1, -1.0), (1, float("nan")), (1, float("inf"))]:
         with pytest.raises(InvalidArgument, match="radius"):
             discrete_gaussian(radius, s)

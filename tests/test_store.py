@@ -357,7 +357,7 @@ def test_many_sizes_in_one_model_stream_apart(db):
         f"l{i}": rng.standard_normal((5, *size)).astype(np.float32)
         for i, size in enumerate([(3, 3), (7, 7), (3, 3), (1, 9), (7, 7)])
     }
-    store(db._models, make_model("net", layers))
+    store(db._models, db._fields, make_model("net", layers))
     found = np.concatenate([batch.kernels for batch in db._view().batches(7, 7)])
     np.testing.assert_array_equal(found, np.concatenate([layers["l1"], layers["l4"]]).reshape(10, 49))
     for name, kernels in layers.items():

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filterdb.cli.cluster import classify, cluster_app
+from filterdb.cli.compare import compare, metrics
+from filterdb.cli.fields import bank_fit, describe, fit
 from filterdb.cli.output import Format, console, print_json, write_rows
 from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Param, Size, existing, open_database
 from filterdb.errors import InvalidArgument
@@ -25,6 +27,11 @@ bank_app = typer.Typer(help="Banks of templates: list, show, import, export, rem
 app.add_typer(bank_app, name="bank")
 app.add_typer(cluster_app, name="cluster")
 app.command()(classify)
+app.command()(metrics)
+app.command()(compare)
+app.command()(fit)
+app.command()(describe)
+bank_app.command("fit")(bank_fit)
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from filterdb.database.bank_verbs import BankVerbs
 from filterdb.database.base import Relation
 from filterdb.database.cluster_verbs import ClusterVerbs
+from filterdb.database.compare_verbs import CompareVerbs
+from filterdb.database.field_verbs import FieldVerbs
 from filterdb.database.match_verbs import MatchVerbs
 from filterdb.errors import InvalidArgument, not_found
 
@@ -40,7 +42,7 @@ class Info:
     banks: list[str]
 
 
-class Database(MatchVerbs, ClusterVerbs, BankVerbs):
+class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, BankVerbs):
     """A folder of Delta tables with the depthwise kernels of models.
 
     The folder is made by the first ingest. Reading always sees the latest version, or with ``as_of`` one that stays.
@@ -118,7 +120,7 @@ class Database(MatchVerbs, ClusterVerbs, BankVerbs):
         if not sources:
             raise InvalidArgument("Nothing to ingest: give a source, such as timm:convnextv2_atto or a checkpoint file.")
         outcomes = pipeline.ingest(
-            self._models, sources, Options(**options), jobs=jobs, skip_existing=skip_existing, reporter=reporter
+            self._models, self._fields, sources, Options(**options), jobs=jobs, skip_existing=skip_existing, reporter=reporter
         )
         if check:
             pipeline.raise_failures(outcomes)
@@ -134,13 +136,22 @@ class Database(MatchVerbs, ClusterVerbs, BankVerbs):
         """Check counts, hashes, ids and orphans; ``repair`` removes what is broken and tidies up after killed writers."""
         from filterdb.verify import verify
 
-        report = verify(self._models, self._banks.collection, self._classes, repair=repair, progress=progress)
+        report = verify(
+            self._models, self._banks.collection, self._classes, self._fields, self._bases.collection, repair=repair,
+            progress=progress,
+        )  # fmt: skip
         if repair and self._models.exists():
             self._classes.tidy(self._models.snapshot())
+            self.describe_missing()
         return report
 
     def vacuum(self) -> int:
         """Forget old versions: delete files that only they need. Returns the bytes freed."""
         self._writable()
-        collections = (self._models, self._banks.collection, self._classes.classifiers, self._classes.classes)
+        if self._models.exists():
+            self._fields.tidy(self._models.snapshot())
+        collections = (
+            self._models, self._banks.collection, self._classes.classifiers, self._classes.classes.collection,
+            self._fields.descriptors.collection, self._fields.fits.collection, self._bases.collection,
+        )  # fmt: skip
         return sum(collection.vacuum() for collection in collections if collection.exists())

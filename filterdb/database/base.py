@@ -12,8 +12,10 @@ import duckdb
 
 from filterdb import schema
 from filterdb.bank_store import BankStore
+from filterdb.basis_store import BasisStore
 from filterdb.class_store import ClassStore
 from filterdb.errors import InvalidArgument, StoreError
+from filterdb.field_store import FieldStore
 from filterdb.store import Collection, Place, Session, Snapshot
 from filterdb.view import View
 
@@ -32,6 +34,8 @@ class Base:
         self._models = Collection(self.place, {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS})
         self._banks = BankStore(self.place)
         self._classes = ClassStore(self.place)
+        self._bases = BasisStore(self.place)
+        self._fields = FieldStore(self.place)
         self._as_of = _moment(as_of)
         self._fixed = self._models.snapshot(self._as_of) if self._as_of is not None else None
         self._opened = threading.local()  # a DuckDB connection serves one thread at a time
@@ -65,13 +69,17 @@ class Base:
 
     def _view(self) -> View:
         """The version to read: the latest at this moment, or the one asked for. Kept until a newer one is there."""
-        snapshot = self._snapshot()
-        key = (snapshot.version, self._banks.collection.snapshot().version, self._classes.version)
+        newest = self._fixed.version if self._fixed else self._models.version()
+        key = (
+            newest, self._banks.collection.version(), self._classes.version, self._fields.version, self._bases.version,
+        )  # fmt: skip
         opened = getattr(self._opened, "view", None)
         if opened is None or opened[0] != key:
+            snapshot = self._snapshot()
             schemas = {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS}
             views = {name: (self._models.files(name, snapshot), kind) for name, kind in schemas.items()}
-            session = Session(self.place, {**views, **self._classes.views(snapshot)}, self._banks.tables())
+            derived = {**self._classes.views(snapshot), **self._fields.views(snapshot), **self._bases.views()}
+            session = Session(self.place, {**views, **derived}, self._banks.tables())
             opened = self._opened.view = (key, View(self._models, snapshot, session))
         return opened[1]
 

@@ -37,7 +37,7 @@ class SqlVerbs(Base):
         view = self._view()
         if "model" in values:
             view.check_model(values["model"])
-        if "size" in values:
+        if values.get("size", "*") != "*":
             values["size"] = view.check_size(values["size"])
         if "classifier" in values:
             self._classes.load(values["classifier"])  # says so if there is none of that name

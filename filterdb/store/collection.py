@@ -81,6 +81,11 @@ class Collection:
         """Whether anything was ever written."""
         return self.root.exists(f"{self.first}/_delta_log")
 
+    def version(self) -> int:
+        """The number of the latest version, from the names in the log alone: cheap enough to ask before every query."""
+        names = (path.rsplit("/", 1)[-1] for path in self.root.list(f"{self.first}/_delta_log"))
+        return max((int(name[:20]) for name in names if re.fullmatch(r"\d{20}\.json", name)), default=-1)
+
     def snapshot(self, as_of: int | datetime | None = None) -> Snapshot:
         """The latest version, the version of that number, or the last one before that time."""
         if not self.exists():
@@ -245,9 +250,9 @@ class Collection:
                     self._uri(table), self.schemas[table], partition_by=["slug"], mode="ignore", configuration=KEEP_HISTORY
                 )
 
-    def _publish(self, name: str, stage: Path) -> bool:
+    def _publish(self, name: str, stage: Path, edition: str) -> bool:
         """Move a stage's files into place and commit them. Returns whether the member was there before."""
-        key, edition = slug(name), f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
+        key = slug(name)
         with self._locked():
             self._create()
             snapshot = self.snapshot()
@@ -332,6 +337,8 @@ class Stage:
     def __init__(self, collection: Collection, folder: Path):
         self._collection = collection
         self._folder = folder
+        self.edition = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
+        """What these files will be the edition of; known beforehand, so that derived rows can be stored before it is visible."""
 
     def write(self, table: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
         """Write a table's file; batches may come from a generator, one row group or more each."""
@@ -342,7 +349,7 @@ class Stage:
 
     def commit(self, name: str) -> bool:
         """Make the written files the member ``name``. Returns whether that replaced one."""
-        return self._collection._publish(name, self._folder)
+        return self._collection._publish(name, self._folder, self.edition)
 
 
 def _paths(table: DeltaTable) -> list[str]:

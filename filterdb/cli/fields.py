@@ -1,0 +1,157 @@
+"""``filterdb describe``, ``filterdb fit`` and ``filterdb bank fit``: kernels as receptive fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from filterdb.cli.output import Format, cell, console, print_json, write_rows
+from filterdb.cli.progress import Bar
+from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Size, existing, open_database
+
+if TYPE_CHECKING:
+    from filterdb.describing import FilterDescription, GroupDescription
+
+Device = Annotated[str | None, typer.Option(help="torch's, such as cpu or cuda. Default: the GPU if there is one.")]
+
+
+FIT_COLUMNS = (
+    "family", "rho", "bic", "parameters", "sigma_x", "sigma_y", "sigma_x2", "sigma_y2", "orders", "shift", "amplitude",
+    "at_bound",
+)  # fmt: skip
+
+
+def fit(
+    size: Size = None,
+    model: Models = None,
+    family: Annotated[list[str] | None, typer.Option(help="Only this family of models. Repeatable. Default: all.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also fit kernels that were fitted before.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="One row for each family instead of one for each kernel.")] = False,
+    device: Device = None,
+    db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 20,
+) -> None:  # fmt: skip
+    """Fit kernels with scale-space models, choose the best for each, and keep all in the table fits."""
+    database = existing(db)
+    with Bar(quiet=as_json) as bar:
+        relation = database.fit(size, model=model, family=family, again=again, device=device, progress=bar)
+    if summary:
+        chosen = model[0] if model and len(model) == 1 else "*"
+        relation = database.query("families", models=chosen, size=size or "*")
+    write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
+
+
+def bank_fit(
+    name: Annotated[str, typer.Argument(help="The bank.")],
+    forms: Annotated[
+        str, typer.Option(help="The form of each template, with commas: T, dx, dx+, dx-, dy, dy+, dy-, sharpening.")
+    ],
+    method: Annotated[
+        list[str] | None, typer.Option(help="A or B (variance), C1 or C2 (l1), D1 or D2 (l2). Repeatable. Default: all.")
+    ] = None,
+    db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None,
+) -> None:  # fmt: skip
+    """Fit the templates of a bank with idealised receptive fields, by the methods of arXiv 2509.12746."""
+    relation = open_database(db).fit_bank(name, [one.strip() for one in forms.split(",")], method)
+    write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 1000)
+
+
+def describe(
+    what: Annotated[str, typer.Argument(help="A filter_id, MODEL:LAYER:CHANNEL, MODEL:LAYER, or MODEL.")],
+    bank: Annotated[str, typer.Option(help="The bank whose templates to compare with.")] = "greedy8",
+    picture: Annotated[Path | None, typer.Option(help="Also draw it into this file: .png, .svg or .pdf.")] = None,
+    device: Device = None, db: Db = None, as_json: Json = False, as_of: AsOf = None,
+) -> None:  # fmt: skip
+    """Describe a filter, a layer or a model: the words, the numbers, the nearest templates, the fit."""
+    from filterdb.describing import FilterDescription
+
+    found = existing(db, as_of).describe(what, bank=bank, device=device)
+    if picture:
+        from filterdb.figures import description_picture
+
+        description_picture(found, picture)
+    if as_json:
+        return print_json(found.to_dict())
+    if isinstance(found, FilterDescription):
+        _filter(found)
+    else:
+        _group(found)
+    if found.reason:
+        print(f"\nnot said: {found.reason}")
+    if picture:
+        print(f"\nwrote {picture}")
+    return None
+
+
+def _filter(found: FilterDescription) -> None:
+    place = found.identity
+    if "model" in place:
+        print(f"{place['model']}:{place['layer']}:{place['channel']} (filter_id {place['filter_id']})")
+        trained = f", trained on {place['dataset']}" if place["dataset"] else ""
+        print(f"{place['size']} kernel of layer {place['depth']} ({place['depth_norm']:.2f} of the way){trained}")
+    print(f"\n{found.sentence}\n")
+    _pictures(found)
+    _numbers(found.words | found.numbers)
+    _rows("nearest templates", found.nearest)
+    rows = [{name: row[name] for name in FIT_COLUMNS} for row in found.fits]
+    _rows("models, the best first (bic charges for parameters)", rows)
+
+
+def _group(found: GroupDescription) -> None:
+    place = found.identity
+    print(f"{place['model']}:{place['layer']}" if "layer" in place else place["model"])
+    facts = {name: value for name, value in place.items() if name not in ("model", "layer") and value is not None}
+    print(", ".join(f"{name} {cell(value)}" for name, value in facts.items()))
+    print(f"\n{found.sentence}\n")
+    _rows("words, percent of each layer's filters" if "depth" in found.bands[0] else "words", _by_layer(found.bands))
+    _rows("derivatives among the differential filters", found.orders)
+    _rows("nearest templates", found.nearest)
+    _rows("best models", found.families)
+    _numbers(found.numbers, "means")
+
+
+def _by_layer(bands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The words of a model with a row for each layer and a column for each word."""
+    if "depth" not in bands[0]:
+        return bands
+    names = dict.fromkeys(row["band"] for row in sorted(bands, key=lambda row: -row["filters"]))
+    found: dict[int, dict[str, Any]] = {}
+    for row in bands:
+        empty = {"depth": row["depth"], "layer": row["layer"], "size": row["size"]} | dict.fromkeys(names)
+        found.setdefault(row["depth"], empty)[row["band"]] = row["percent"]
+    return [*found.values()]
+
+
+def _pictures(found: FilterDescription) -> None:
+    """Kernel, model and what is left, as percent of the largest weight, beside each other."""
+    scale = 100 / (float(np.abs(found.kernel).max()) or 1.0)
+    panels: list[tuple[str, NDArray[Any]]] = [("kernel", found.kernel)]
+    if found.model is not None:
+        panels += [("model", found.model), ("what is left", found.kernel - found.model)]
+    width = 5 * found.kernel.shape[1]
+    print("   ".join(title.rjust(width) for title, _ in panels))
+    for row in range(len(found.kernel)):
+        print("   ".join("".join(f"{round(float(tap) * scale):5d}" for tap in panel[row]) for _, panel in panels))
+    print("(percent of the largest weight)\n")
+
+
+def _numbers(values: dict[str, Any], title: str = "numbers") -> None:
+    from rich.columns import Columns
+    from rich.text import Text
+
+    print(f"{title}:")
+    shown = [Text(f"{name} {cell(value)}") for name, value in values.items() if value is not None]
+    screen = console()
+    screen.width = min(screen.width, 130)
+    screen.print(Columns(shown, padding=(0, 3)))
+
+
+def _rows(title: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        import pyarrow as pa
+
+        print(f"\n{title}:")
+        write_rows(pa.Table.from_pylist(rows).to_reader(), Format.table, None, 60)

@@ -1,0 +1,140 @@
+"""Fits of the kernels of a database: the table ``fits``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from filterdb import fits, schema
+from filterdb.errors import InvalidArgument
+from filterdb.field_store import FieldStore
+from filterdb.fits.families import choose
+from filterdb.kernels import centred_unit
+from filterdb.store.collection import slug
+from filterdb.view import View
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+BATCH = 16_384
+"""Kernels fitted at a time: enough for each step to be worth its overhead."""
+DEAD = "constant: there is no pattern to fit"
+
+
+def fit(
+    view: View, store: FieldStore, size: str, *, models: str | Sequence[str] | None, families: Sequence[str] | None,
+    again: bool, device: str | None, progress: Progress | None,
+) -> list[str]:  # fmt: skip
+    """Fit the kernels of a size and keep the answers, model by model; those that are there already are left alone.
+
+    Args:
+        view: the version to fit.
+        store: where the fits go.
+        size: of the kernels.
+        models: names or globs; all by default.
+        families: names; all that have a meaning for the size by default. Families fitted before stay, and are compared with.
+        again: also fit what is there.
+        device: torch's; by default the GPU where there is one.
+        progress: told kernels done and in all.
+
+    Returns:
+        The models of that size that were asked for.
+    """
+    kernel_h, kernel_w = schema.parse_size(size)
+    wanted = {family.name for family in choose(families, kernel_h, kernel_w)}
+    chosen = view.having(kernel_h, kernel_w, models)
+    if not chosen:
+        raise InvalidArgument(f"No kernels of size {size} in {models}. Choose other models, or another --size.")
+    counts = dict(
+        view.rows(
+            "SELECT model, sum(out_channels)::BIGINT FROM layers WHERE kernel_h = $h AND kernel_w = $w GROUP BY model",
+            h=kernel_h, w=kernel_w,
+        )
+    )  # fmt: skip
+    total, done = sum(counts[name] for name in chosen), 0
+    for name in chosen:
+        edition = view.snapshot.editions[slug(name)]
+        there = store.fits_of(name, edition)
+        same = None if there is None else pc.equal(there["size"], size)
+        before = set() if there is None else set(there.filter(same)["family"].unique().to_pylist()) - {None}
+        if again or not wanted <= before:
+            names = sorted(wanted if again and families is None else wanted | before)
+            kept = [] if there is None else [there.filter(pc.invert(same))]
+
+            def told(count: int, name: str = name, done: int = done) -> None:
+                if progress is not None:
+                    progress(f"fitting {name}", done + count, total)
+
+            store.put_fits(name, edition, _tables(view, name, size, names, device, told, kept))
+        done += counts[name]
+        if progress is not None:
+            progress(f"fitted {name}", done, total)
+    return chosen
+
+
+def _tables(
+    view: View, model: str, size: str, families: Sequence[str], device: str | None, told: Callable[[int], None],
+    kept: Sequence[pa.Table],
+) -> Iterator[pa.Table]:  # fmt: skip
+    yield from kept
+    kernel_h, kernel_w = schema.parse_size(size)
+    done = 0
+    for batch in view.stream([slug(model)], kernel_h, kernel_w):
+        ids = batch.table["filter_id"].to_numpy()
+        for start in range(0, len(ids), BATCH):
+            part = slice(start, start + BATCH)
+            told(done)
+            yield table(ids[part], batch.kernels[part].reshape(-1, kernel_h, kernel_w), size, families, device)
+            done += len(ids[part])
+
+
+def table(
+    filter_ids: NDArray[np.int64], kernels: NDArray[np.floating], size: str, families: Sequence[str] | None,
+    device: str | None = None,
+) -> pa.Table:  # fmt: skip
+    """Rows of ``fits``: one for each kernel and family, and one with a reason for each dead kernel."""
+    dead = centred_unit(kernels).dead
+    ids = filter_ids[~dead]
+    found = fits.fit(kernels[~dead], families, device=device) if len(ids) else []
+    parts = []
+    if found:
+        winner = fits.best(found)
+        parts = [_rows(one, ids, size, np.equal(winner, number)) for number, one in enumerate(found)]
+    empty = [{"filter_id": int(one), "size": size, "best": False, "reason": DEAD} for one in filter_ids[dead]]
+    return pa.concat_tables([*parts, pa.Table.from_pylist(empty, schema.FITS)])
+
+
+def _rows(one: fits.FamilyFit, ids: NDArray[np.int64], size: str, best: NDArray[np.bool_]) -> pa.Table:
+    n, form = len(ids), one.family.forms[0]
+    forms = pa.array(one.form)
+    pairs = [one.sigma[:, list(pair)] for pair in form.scales if form.searched]
+    columns = {
+        "filter_id": ids,
+        "size": pa.repeat(pa.scalar(size), n),
+        "family": pa.repeat(pa.scalar(one.family.name), n),
+        "orders": pa.array([each.orders for each in one.family.forms], schema.FITS.field("orders").type).take(forms),
+        "shift": pa.array([each.shift for each in one.family.forms], schema.FITS.field("shift").type).take(forms),
+        "amplitude": one.coefficients[:, 0],
+        "offset": one.offset,
+        "coefficients": pa.ListArray.from_arrays(
+            pa.array(np.arange(n + 1, dtype=np.int32) * form.coefficients),
+            pa.array(one.coefficients.astype(np.float32).ravel()), type=schema.FITS.field("coefficients").type,
+        ),
+        "rho": one.rho,
+        "residual": one.residual,
+        "parameters": pa.repeat(pa.scalar(one.family.parameters, pa.int8()), n),
+        "bic": one.criterion,
+        "best": best,
+        "at_bound": one.at_bound,
+    }  # fmt: skip
+    for pair, (x, y) in zip(pairs, (("sigma_x", "sigma_y"), ("sigma_x2", "sigma_y2")), strict=False):
+        columns |= {x: pair[:, 0], y: pair[:, 1]}
+    arrays = [
+        pa.array(columns[column.name]).cast(column.type) if column.name in columns else pa.nulls(n, column.type)
+        for column in schema.FITS
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema.FITS)

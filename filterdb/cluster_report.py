@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from filterdb import figures
 from filterdb.clusters import Classifier, labels
+from filterdb.csv_files import relation_csv, write_csv
 from filterdb.view import View
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def report(view: View, ask: Ask, classifier: Classifier, folder: Path, seed: int
     folder.mkdir(parents=True, exist_ok=True)
     name = classifier.name
     found = [
-        _csv(ask("clustered", classifier=name), folder / "models.csv"),
-        _csv(ask("class_models", classifier=name), folder / "classes.csv"),
+        relation_csv(ask("clustered", classifier=name), folder / "models.csv"),
+        relation_csv(ask("class_models", classifier=name), folder / "classes.csv"),
     ]
     labels.write(
         folder / "labels.toml", classifier.stretches, classifier=name, kernel_h=classifier.kernel_h, kernel_w=classifier.kernel_w,
@@ -58,7 +58,7 @@ def report(view: View, ask: Ask, classifier: Classifier, folder: Path, seed: int
     found += [folder / "labels.toml", folder / "spectrum.png", folder / "samples.png"]
 
     rows = view.rows(_LAYERS, name=name)
-    found.append(_write(folder / "layers.csv", ["model", "depth", "layer", "class", "filters", "percent"], rows))
+    found.append(write_csv(folder / "layers.csv", ["model", "depth", "layer", "class", "filters", "percent"], rows))
     panels: dict[str, list[tuple[float, str, float]]] = {}
     for model, depth, _, cls, _, percent in rows:
         panels.setdefault(model, []).append((depth, cls, percent))
@@ -105,17 +105,7 @@ def _steps(ask: Ask, view: View, name: str, folder: Path) -> list[Path]:
     if not told:
         return []
     header = ["run", "step", "class", "filters", "percent", "mean_template_score"]
-    table = _write(folder / "steps.csv", header, [(run, *row) for run, rows in told.items() for row in rows])
+    table = write_csv(folder / "steps.csv", header, [(run, *row) for run, rows in told.items() for row in rows])
     panels = {run: [(step, cls, percent) for step, cls, _, percent, _ in rows] for run, rows in told.items()}
     figures.proportions_picture(panels, folder / "steps.png", title=f"{name}: classes over training", along="step", columns=1)
     return [table, folder / "steps.png"]
-
-
-def _csv(relation: duckdb.DuckDBPyRelation, path: Path) -> Path:
-    return _write(path, relation.columns, relation.fetchall())
-
-
-def _write(path: Path, header: list[str], rows: list[tuple[Any, ...]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    return path

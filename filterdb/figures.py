@@ -105,13 +105,16 @@ def spectrum_picture(classifier: Classifier, path: Path, *, title: str = "", cou
     _save(figure, path, title)
 
 
-def class_samples_picture(samples: Mapping[str, NDArray[np.floating]], path: Path, *, title: str = "") -> None:
+def class_samples_picture(
+    samples: Mapping[str, NDArray[np.floating]], path: Path, *, title: str = "", centred: bool = True
+) -> None:
     """A row of kernels for each class.
 
     Args:
         samples: class name to (n, kernel_h, kernel_w).
         path: .png, .svg or .pdf.
         title: a line above the picture.
+        centred: draw each kernel less its mean, as classes see it; False draws the raw weights.
     """
     columns = max((len(kernels) for kernels in samples.values()), default=1)
     figure = _figure(1.3 + 0.5 * columns, 0.52 * len(samples) + 0.4)
@@ -121,7 +124,7 @@ def class_samples_picture(samples: Mapping[str, NDArray[np.floating]], path: Pat
             axes.set_axis_off()
             if i < len(kernels):
                 axes.set_axis_on()
-                draw_kernel(axes, kernels[i] - kernels[i].mean())
+                draw_kernel(axes, kernels[i] - kernels[i].mean() if centred else kernels[i])
         row[0].set_axis_on()
         row[0].set_xticks([])
         row[0].set_yticks([])
@@ -203,6 +206,38 @@ def description_picture(found: FilterDescription | GroupDescription, path: Path)
     ]
     proportions_picture({found.identity["model"]: rows}, path, along="layer", columns=1, colours=BAND_COLOURS)
     return None
+
+
+def bands_picture(rows: Sequence[tuple[str, str, float]], path: Path, *, along: str) -> None:
+    """Shares of the words as horizontal bars, one for each group.
+
+    Args:
+        rows: (group, band, percent), the groups in the order of the bars from the top.
+        path: .png, .svg or .pdf.
+        along: what the groups are.
+    """
+    groups = list(dict.fromkeys(group for group, _, _ in rows))
+    bands = [band for band in BAND_COLOURS if any(row[1] == band for row in rows)]
+    figure = _figure(6.4, 0.34 * len(groups) + 1.1)
+    axes = figure.subplots()
+    left = np.zeros(len(groups))
+    for band in bands:
+        widths = np.array([sum(percent for one, name, percent in rows if (one, name) == (group, band)) for group in groups])
+        axes.barh(groups, widths, left=left, height=0.8, color=BAND_COLOURS[band], label=band)
+        for at, (start, width) in enumerate(zip(left, widths, strict=True)):
+            if width >= 5:
+                dark = band in ("lowpass", "bandpass", "differential")
+                axes.text(start + width / 2, at, f"{width:.0f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+        left += widths
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of kernels", fontsize=7)
+    axes.set_ylabel(along, fontsize=7)
+    axes.tick_params(labelsize=7)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(bands), fontsize=7, frameon=False, handlelength=1, columnspacing=1)
+    _save(figure, path, "")
 
 
 def _filter_picture(found: FilterDescription, path: Path) -> None:

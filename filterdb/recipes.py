@@ -30,8 +30,8 @@ from filterdb.share import folder
 
 FACTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {
-        "name": (str,), "dataset": (str,), "pretrain_dataset": (str,), "step": (int,), "licence": (str,), "top1": (int, float),
-        "architecture": (str,), "architecture_args": (dict,), "weights": (str,), "pointwise": (bool,),
+        "name": (str,), "dataset": (str,), "pretrain_dataset": (str,), "task": (str,), "step": (int,), "licence": (str,),
+        "top1": (int, float), "architecture": (str,), "architecture_args": (dict,), "weights": (str,), "pointwise": (bool,),
     }
 )  # fmt: skip
 """What a recipe may say of a model (the fields of ``filterdb.sources.Options``), and the types each takes."""

@@ -60,6 +60,8 @@ class ModelFacts:
     """The training run that a checkpoint belongs to; the model is then called RUN@STEP."""
     dataset: str | None = None
     pretrain_dataset: str | None = None
+    task: str | None = None
+    """What the network does: classification, detection, super-resolution …"""
     params: int | None = None
     top1: float | None = None
     licence: str | None = None
@@ -130,9 +132,9 @@ def _table(**columns: pa.DataType) -> pa.Schema:
 
 MODELS = _table(
     model=pa.string(), source=pa.string(), architecture=pa.string(), tag=pa.string(), step=pa.int64(), run=pa.string(),
-    dataset=pa.string(), pretrain_dataset=pa.string(), params=pa.int64(), top1=pa.float64(), licence=pa.string(),
-    input_size=pa.string(), sha256=pa.string(), revision=pa.string(), bytes_read=pa.int64(), layers=pa.int64(),
-    filters=pa.int64(), skipped=pa.string(), notes=pa.string(), kernels_sha256=pa.string(),
+    dataset=pa.string(), pretrain_dataset=pa.string(), task=pa.string(), params=pa.int64(), top1=pa.float64(),
+    licence=pa.string(), input_size=pa.string(), sha256=pa.string(), revision=pa.string(), bytes_read=pa.int64(),
+    layers=pa.int64(), filters=pa.int64(), skipped=pa.string(), notes=pa.string(), kernels_sha256=pa.string(),
     ingested_at=pa.timestamp("us", tz="UTC"),
 )  # fmt: skip
 LAYERS = _table(

@@ -77,11 +77,7 @@ class Selection:
         """How many kernels of a size there are, dead ones included."""
         if self.own is not None:
             return sum(layer.out_channels for layer, _ in self.own if (layer.kernel_h, layer.kernel_w) == (kernel_h, kernel_w))
-        sql = "SELECT coalesce(sum(out_channels), 0)::BIGINT FROM layers WHERE kernel_h = $h AND kernel_w = $w"
-        [(found,)] = self.view.rows(
-            f"{sql} AND model IN (SELECT unnest($models))", h=kernel_h, w=kernel_w, models=list(self.models)
-        )
-        return int(found)
+        return sum(self.view.counts[kernel_h, kernel_w].get(name, 0) for name in self.models)
 
     def batches(self, kernel_h: int, kernel_w: int) -> Iterator[KernelBatch]:
         """The kernels of a size with filter_id and model; each batch is of one model."""
@@ -116,11 +112,10 @@ def select(view: View, what: Any, progress: Progress | None = None) -> Selection
     if not isinstance(what, str | os.PathLike):
         return _from_source(view, type(what).__name__, what, progress)
     text = os.fspath(what)
-    names = [row[0] for row in view.rows("SELECT model FROM models ORDER BY model")]
-    if text in names:
+    if text in view.models:
         return Selection(text, (text,), view)
     if text in ALL:
-        return _group(text, names, view)
+        return _group(text, view.models, view)
     scheme, _, rest = text.partition(":")
     if os.path.isfile(text) or scheme in SOURCES:
         return _from_source(view, text, text, progress)
@@ -132,9 +127,9 @@ def select(view: View, what: Any, progress: Progress | None = None) -> Selection
     if not any(mark in text for mark in "*?[") and (text.endswith(SUFFIXES) or len(Path(text).parts) > 1):
         raise SourceError(f"There is no file {text}, and no model of that name in the database.")
     try:
-        return Selection(text, tuple(matching("model", text, names)), view)
+        return Selection(text, tuple(matching("model", text, view.models)), view)
     except NotFound:
-        raise not_found("model", text, names, advice=WAYS) from None
+        raise not_found("model", text, view.models, advice=WAYS) from None
 
 
 def _group(what: str, models: Sequence[str], view: View) -> Selection:

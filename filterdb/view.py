@@ -36,12 +36,23 @@ class View:
     # -- choosing --------------------------------------------------------------------------------------------------------
 
     @cached_property
+    def models(self) -> list[str]:
+        """The names of all models."""
+        return [row[0] for row in self.rows("SELECT model FROM models ORDER BY model")]
+
+    @cached_property
+    def counts(self) -> dict[tuple[int, int], dict[str, int]]:
+        """(kernel_h, kernel_w) to the models that have kernels of that size, and how many."""
+        found: dict[tuple[int, int], dict[str, int]] = {}
+        sql = "SELECT kernel_h, kernel_w, model, sum(out_channels)::BIGINT FROM layers GROUP BY ALL ORDER BY ALL"
+        for kernel_h, kernel_w, model, kernels in self.rows(sql):
+            found.setdefault((kernel_h, kernel_w), {})[model] = kernels
+        return found
+
+    @cached_property
     def sizes(self) -> dict[tuple[int, int], list[str]]:
         """(kernel_h, kernel_w) to the models that have kernels of that size."""
-        found: dict[tuple[int, int], list[str]] = {}
-        for kernel_h, kernel_w, model in self.rows("SELECT DISTINCT kernel_h, kernel_w, model FROM layers ORDER BY ALL"):
-            found.setdefault((kernel_h, kernel_w), []).append(model)
-        return found
+        return {size: list(models) for size, models in self.counts.items()}
 
     def check_filled(self) -> None:
         """A database without models is an error."""
@@ -50,9 +61,8 @@ class View:
 
     def check_model(self, name: str) -> None:
         """An unknown model is an error, where there are models at all."""
-        names = [row[0] for row in self.rows("SELECT model FROM models")]
-        if names and name not in names:
-            raise not_found("model", name, names)
+        if self.models and name not in self.models:
+            raise not_found("model", name, self.models)
 
     def check_size(self, size: str | int) -> str:
         """The name of a kernel size; one that no kernel has is an error, where there are kernels at all."""
@@ -84,8 +94,7 @@ class View:
     def matching_models(self, wanted: str | Sequence[str]) -> list[str]:
         """The models that a name, a glob, or several of them choose."""
         patterns = [wanted] if isinstance(wanted, str) else wanted
-        names = [row[0] for row in self.rows("SELECT model FROM models")]
-        return list(dict.fromkeys(name for pattern in patterns for name in matching("model", pattern, names)))
+        return list(dict.fromkeys(name for pattern in patterns for name in matching("model", pattern, self.models)))
 
     def batches(
         self,
@@ -132,7 +141,7 @@ class View:
             parts = query.rsplit(":", 2)
             if len(parts) != 3 or not parts[2].isdecimal():
                 raise InvalidArgument(f'"{query}" is not a filter. Write a filter_id or MODEL:LAYER:CHANNEL.')
-            [model] = matching("model", parts[0], [row[0] for row in self.rows("SELECT model FROM models")])[:1]
+            [model] = matching("model", parts[0], self.models)[:1]
             place = (model, parts[1], int(parts[2]))
         else:
             kernel = np.asarray(query, dtype=np.float32)

@@ -21,9 +21,9 @@ FLOORS = {
     1: {"bank_files", "banks", "recipes", "named_queries", "novelty", "pca", "shapes"},
     2: {"sources", "store", "index"},
     3: {
-        "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "training", "view", "clusters",
-        "clustering", "class_store", "cluster_report", "describing", "field_store", "fits", "fitting", "basis_store", "comparison", "layer_metrics",
-        "selection",
+        "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "training", "view",
+        "clusters", "clustering", "class_store", "cluster_report", "describing", "field_store", "fits", "fitting",
+        "field_report", "csv_files", "basis_store", "comparison", "layer_metrics", "selection",
     },
     4: {"database"},
     5: {"cli"},

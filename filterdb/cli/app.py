@@ -65,6 +65,7 @@ def ingest(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="What the weights were trained on.")] = None,
     pretrain_dataset: Annotated[str | None, typer.Option(help="What they were trained on before that.")] = None,
+    task: Annotated[str | None, typer.Option(help="What the network does: classification, detection …")] = None,
     step: Annotated[int | None, typer.Option(help="Training step of the checkpoint.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     top1: Annotated[float | None, typer.Option(help="Top-1 accuracy in percent.")] = None,
@@ -93,7 +94,7 @@ def ingest(
     with IngestProgress(quiet=as_json) as reporter:
         outcomes = open_database(db).ingest(
             *sources, jobs=jobs, skip_existing=skip_existing, check=False, reporter=reporter, name=name, dataset=dataset,
-            pretrain_dataset=pretrain_dataset, step=step, licence=licence, top1=top1, architecture=architecture,
+            pretrain_dataset=pretrain_dataset, task=task, step=step, licence=licence, top1=top1, architecture=architecture,
             architecture_args=_values(architecture_arg), weights=weights, pointwise=pointwise,
         )  # fmt: skip
     failed = pipeline.failures(outcomes)

@@ -14,6 +14,7 @@ from filterdb.cli.progress import Bar
 from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Size, existing, open_database
 
 if TYPE_CHECKING:
+    from filterdb.database import Database
     from filterdb.describing import FilterDescription, GroupDescription
 
 Device = Annotated[str | None, typer.Option(help="torch's, such as cpu or cuda. Default: the GPU if there is one.")]
@@ -60,15 +61,23 @@ def bank_fit(
 
 
 def describe(
-    what: Annotated[str, typer.Argument(help="A filter_id, MODEL:LAYER:CHANNEL, MODEL:LAYER, or MODEL.")],
+    what: Annotated[
+        str | None, typer.Argument(help="A filter_id, MODEL:LAYER:CHANNEL, MODEL:LAYER, or MODEL. Without it, the database.")
+    ] = None,
     bank: Annotated[str, typer.Option(help="The bank whose templates to compare with.")] = "greedy8",
     picture: Annotated[Path | None, typer.Option(help="Also draw it into this file: .png, .svg or .pdf.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Of the database: also write tables and pictures into this folder.")] = None,
     device: Device = None, db: Db = None, as_json: Json = False, as_of: AsOf = None,
 ) -> None:  # fmt: skip
     """Describe a filter, a layer or a model: the words, the numbers, the nearest templates, the fit."""
     from filterdb.describing import FilterDescription
 
-    found = existing(db, as_of).describe(what, bank=bank, device=device)
+    database = existing(db, as_of)
+    if what is None:
+        return _database(database, report, as_json)
+    if report:
+        raise typer.BadParameter("--report is of the whole database: leave WHAT out, or ask for a --picture of it.")
+    found = database.describe(what, bank=bank, device=device)
     if picture:
         from filterdb.figures import description_picture
 
@@ -83,6 +92,22 @@ def describe(
         print(f"\nnot said: {found.reason}")
     if picture:
         print(f"\nwrote {picture}")
+    return None
+
+
+def _database(database: Database, report: Path | None, as_json: bool) -> None:
+    """The words of all filters by task and by depth."""
+    written = database.field_report(report) if report else []
+    tables = {name: database.query(name).to_arrow_table() for name in ("bands", "band_depth", "directions")}
+    if as_json:
+        return print_json(
+            {name: table.to_pylist() for name, table in tables.items()} | {"report": [str(path) for path in written]}
+        )
+    for title, name, group in (("task", "bands", "name"), ("depth, from input (0) to output (1)", "band_depth", "depth_from")):
+        rows = tables[name].to_pylist()
+        _rows(f"percent of the filters, by {title}", _pivoted(rows, (group,)))
+    for path in written:
+        print(f"wrote {path}")
     return None
 
 
@@ -106,22 +131,26 @@ def _group(found: GroupDescription) -> None:
     facts = {name: value for name, value in place.items() if name not in ("model", "layer") and value is not None}
     print(", ".join(f"{name} {cell(value)}" for name, value in facts.items()))
     print(f"\n{found.sentence}\n")
-    _rows("words, percent of each layer's filters" if "depth" in found.bands[0] else "words", _by_layer(found.bands))
+    if "layer" in place:
+        _rows("words", found.bands)
+    else:
+        _rows("words, percent of each layer's filters", _pivoted(found.bands, ("depth", "layer", "size")))
     _rows("derivatives among the differential filters", found.orders)
     _rows("nearest templates", found.nearest)
     _rows("best models", found.families)
     _numbers(found.numbers, "means")
 
 
-def _by_layer(bands: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The words of a model with a row for each layer and a column for each word."""
-    if "depth" not in bands[0]:
-        return bands
-    names = dict.fromkeys(row["band"] for row in sorted(bands, key=lambda row: -row["filters"]))
-    found: dict[int, dict[str, Any]] = {}
-    for row in bands:
-        empty = {"depth": row["depth"], "layer": row["layer"], "size": row["size"]} | dict.fromkeys(names)
-        found.setdefault(row["depth"], empty)[row["band"]] = row["percent"]
+def _pivoted(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Shares of the words with a row for each group, told by its keys, and a column for each word, the most frequent first."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["band"]] = counts.get(row["band"], 0) + row["filters"]
+    names = sorted(counts, key=lambda band: -counts[band])
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        group = tuple(row[key] for key in keys)
+        found.setdefault(group, dict(zip(keys, group, strict=True)) | dict.fromkeys(names))[row["band"]] = row["percent"]
     return [*found.values()]
 
 

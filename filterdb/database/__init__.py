@@ -101,7 +101,7 @@ class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, BankVerbs):
             skip_existing: leave models alone that are here already.
             check: raise if a model failed, after all others are stored; False leaves it to the outcomes.
             reporter: who is told how it goes; see ``filterdb.pipeline.Reporter``.
-            options: name, dataset, pretrain_dataset, step, licence, top1, architecture, architecture_args, weights ("auto",
+            options: name, dataset, pretrain_dataset, task, step, licence, top1, architecture, architecture_args, weights ("auto",
                 "ema", "raw") and pointwise; see ``filterdb.sources.Options``.
 
         Returns:

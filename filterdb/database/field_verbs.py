@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -97,6 +99,12 @@ class FieldVerbs(SqlVerbs, BankVerbs):
                     found = published.fit(template, form, method)
                     rows.append({"template": name} | vars(found))
         return self._view().session.relation(pa.Table.from_pylist(rows, published.ROWS))
+
+    def field_report(self, folder: str | os.PathLike[str], *, models: str = "*") -> list[Path]:
+        """Write the shares of the words, and pictures, into a folder; see ``filterdb.field_report``. Returns the files."""
+        from filterdb.field_report import report
+
+        return report(self._view(), self.query, Path(folder), models)
 
     def describe_missing(self, progress: Progress | None = None) -> list[str]:
         """Make the descriptors of models that have none, for they were ingested by an older filterdb. Returns the models."""

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from filterdb.errors import InvalidArgument
-
-Array = NDArray[np.float64]
+from filterdb.kernels import Floats
 
 LOW_MID, MID_HIGH = 1 / 6, 1 / 3
 """Edges of the bands low, mid and high, cycles/px: the thirds of the way from DC to Nyquist. High takes in the corners of the
@@ -31,13 +30,12 @@ when a kernel is padded with zeros, and DC and Nyquist are among them."""
 DENSE_TAPS = 256
 """Up to so many taps |H|² is two matrix products, several times as fast as many small FFTs; the matrices grow as taps²."""
 
-
 PIECE = 2**18
 """Multiplications of a matrix product up to which OpenBLAS, which NumPy's wheels bring, stays on one thread."""
 
 
 @lru_cache(maxsize=64)
-def coordinates(kernel_h: int, kernel_w: int) -> tuple[Array, Array]:
+def coordinates(kernel_h: int, kernel_w: int) -> tuple[Floats, Floats]:
     """x and y of each tap (taps,), px from the array's centre, row-major."""
     x = np.arange(kernel_w) - (kernel_w - 1) / 2
     y = (kernel_h - 1) / 2 - np.arange(kernel_h)
@@ -45,14 +43,14 @@ def coordinates(kernel_h: int, kernel_w: int) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=64)
-def monomials(kernel_h: int, kernel_w: int) -> Array:
+def monomials(kernel_h: int, kernel_w: int) -> Floats:
     """(taps, 6): 1, x, y, x², y², xy at each tap, so that ``weights @ monomials`` are the moments."""
     x, y = coordinates(kernel_h, kernel_w)
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
 
-def product(rows: Array, matrix: Array) -> Array:
-    """``rows @ matrix`` in pieces of PIECE or less: chunks already run side by side, and threads of BLAS would wait for each other."""
+def product(rows: Floats, matrix: Floats) -> Floats:
+    """``rows @ matrix`` in pieces of PIECE: chunks run side by side already, and threads of BLAS would wait for each other."""
     block = max(1, PIECE // matrix.size)
     whole = len(rows) // block * block
     out = np.empty((len(rows), matrix.shape[1]))
@@ -61,7 +59,7 @@ def product(rows: Array, matrix: Array) -> Array:
     return out
 
 
-def degrees(x: Array, y: Array, turn: float | Array = 0) -> Array:
+def degrees(x: Floats, y: Floats, turn: float | Floats = 0) -> Floats:
     """The angle of (x, y) plus a turn, in [0, 360) even when rounded to float32."""
     angle = ((np.degrees(np.arctan2(y, x)) + turn) % 360).astype(np.float32)
     return np.where(angle < 360, angle, 0).astype(np.float64)
@@ -71,15 +69,15 @@ def degrees(x: Array, y: Array, turn: float | Array = 0) -> Array:
 class Integrals:
     """Integrals of |H|² over the square of frequencies [-1/2, 1/2]², each (n,); over [-1/2, 1/2] for a strip."""
 
-    low: Array
+    low: Floats
     """Over |(u, v)| < LOW_MID."""
-    low_mid: Array
+    low_mid: Floats
     """Over |(u, v)| < MID_HIGH."""
-    radius: Array
+    radius: Floats
     """Of |(u, v)| |H|²."""
-    uu: Array
-    vv: Array
-    uv: Array
+    uu: Floats
+    vv: Floats
+    uv: Floats
 
 
 @dataclass(frozen=True)
@@ -89,15 +87,15 @@ class Grid:
     shape: tuple[int, int]
     """Samples along v and u of the whole square."""
     taps: tuple[int, int]
-    even: Array | None
+    even: Floats | None
     """(half the taps, frequencies): cosines, for taps already added to their mirror images; None for a large kernel."""
-    odd: Array | None
-    weights: Array
+    odd: Floats | None
+    weights: Floats
     """(frequencies, 6): the weights of the Integrals."""
     areas: tuple[float, float, float]
     """Areas of the bands low, mid and high; they add up to 1."""
 
-    def power(self, f: Array) -> Array:
+    def power(self, f: Floats) -> Floats:
         """|H|² (n, frequencies) of kernels as rows (n, taps)."""
         if self.even is None or self.odd is None:
             spectrum = np.fft.rfft2(f.reshape(-1, *self.taps), s=self.shape).reshape(len(f), -1)
@@ -111,7 +109,7 @@ class Grid:
         real += imaginary
         return real
 
-    def integrals(self, power: Array) -> Integrals:
+    def integrals(self, power: Floats) -> Integrals:
         """The integrals over |H|², from its samples."""
         return Integrals(*product(power, self.weights).T)
 
@@ -158,21 +156,21 @@ def _samples(size: int) -> int:
     return 1 if size == 1 else SAMPLES * -(-(2 * size - 1) // SAMPLES)
 
 
-def _lag_weights(kernel_h: int, kernel_w: int) -> list[Array]:
+def _lag_weights(kernel_h: int, kernel_w: int) -> list[Floats]:
     """For each of the Integrals, its weight on every lag of the autocorrelation: (2 kernel_h - 1, 2 kernel_w - 1), lag 0 amid.
 
     The weight of a lag d is the integral of w(u) cos(2 pi u·d), by Gauss-Legendre quadrature to rounding.
     """
     nodes = 32 + 4 * max(kernel_h, kernel_w)  # a lag of k px turns k / 2 times or less over a quadrant
 
-    def line(stop: float | Array) -> tuple[Array, Array]:
+    def line(stop: float | Floats) -> tuple[Floats, Floats]:
         points, weights = np.polynomial.legendre.leggauss(nodes)
         return np.multiply.outer((points + 1) / 2, stop), np.multiply.outer(weights / 2, stop)
 
     if 1 in (kernel_h, kernel_w):
         across = np.zeros(nodes)
 
-        def integral(stop: float, power: int) -> Array:
+        def integral(stop: float, power: int) -> Floats:
             along, weight = line(stop)
             u, v = (along, across) if kernel_h == 1 else (across, along)
             return 2 * _at_lags(u, v, weight * along**power, kernel_h, kernel_w)
@@ -184,7 +182,7 @@ def _lag_weights(kernel_h: int, kernel_w: int) -> list[Array]:
     # Polar coordinates over half a quadrant, where |(u, v)| is smooth; the other half mirrors it in the diagonal.
     angle, d_angle = line(np.pi / 4)
 
-    def polar(stop: float | Array, power: int) -> Array:
+    def polar(stop: float | Floats, power: int) -> Floats:
         radius, d_radius = line(np.broadcast_to(stop, angle.shape))
         u, v = (radius * np.cos(angle)).ravel(), (radius * np.sin(angle)).ravel()
         weight = (d_angle * d_radius * radius ** (power + 1)).ravel()
@@ -201,22 +199,31 @@ def _lag_weights(kernel_h: int, kernel_w: int) -> list[Array]:
     ]  # fmt: skip
 
 
-def _at_lags(u: Array, v: Array, weight: Array, kernel_h: int, kernel_w: int, wave: np.ufunc = np.cos) -> Array:
-    rows, columns = (2 * np.pi * np.arange(1 - size, size) for size in (kernel_h, kernel_w))
-    return (wave(np.outer(rows, v)) * weight) @ wave(np.outer(u, columns))
+def _at_lags(u: Floats, v: Floats, weight: Floats, kernel_h: int, kernel_w: int, wave: np.ufunc = np.cos) -> Floats:
+    """The sum over nodes of weight * wave(2 pi u dx) * wave(2 pi v dy), for each lag."""
+    quadrant = np.zeros((kernel_h, kernel_w))
+    rows, columns = (2 * np.pi * np.arange(size) for size in (kernel_h, kernel_w))
+    for start in range(0, len(u), 4096):
+        part = slice(start, start + 4096)
+        quadrant += (wave(np.outer(rows, v[part])) * weight[part]) @ wave(np.outer(u[part], columns))
+    down, right = np.arange(1 - kernel_h, kernel_h), np.arange(1 - kernel_w, kernel_w)
+    sign = np.outer(np.sign(down), np.sign(right)) if wave is np.sin else 1
+    return sign * quadrant[np.ix_(np.abs(down), np.abs(right))]
 
 
 def frequency_response(kernel: ArrayLike, n: int = 64) -> NDArray[np.complex128]:
     """H (n, n) of one kernel (kernel_h, kernel_w), for pictures: DC amid, u rising to the right, v rising UP.
 
-    Column j is u = (j - n // 2) / n cycles/px and row i is v = (n - 1 - n // 2 - i) / n: ``numpy.fft.fftshift(numpy.fft.fftfreq(n))``,
-    downwards for v. The origin of the phase is the array's centre, so a kernel even about it has a real response.
+    Column j is u = (j - n // 2) / n cycles/px and row i is v = (n - 1 - n // 2 - i) / n: the order of ``numpy.fft.fftshift``,
+    with the rows turned over. The origin of the phase is the array's centre, so a kernel even about it has a real response.
     """
     array = np.asarray(kernel, dtype=np.float64)
     if array.ndim != 2 or not array.size or n < 1:
         raise InvalidArgument(
             f"A frequency response needs one kernel (kernel_h, kernel_w) and n >= 1, got {array.shape} and {n}."
         )
-    frequency = 2j * np.pi * np.fft.fftshift(np.fft.fftfreq(n))
-    x, y = ((np.arange(size) - (size - 1) / 2) for size in array.shape[::-1])
-    return np.exp(np.outer(frequency[::-1], -y)) @ array @ np.exp(np.outer(x, frequency))
+    u = np.fft.fftshift(np.fft.fftfreq(n))
+    x, down = ((np.arange(size) - (size - 1) / 2) for size in array.shape[::-1])
+    along_y: NDArray[np.complex128] = np.exp(-2j * np.pi * np.outer(u[::-1], down))
+    along_x: NDArray[np.complex128] = np.exp(2j * np.pi * np.outer(x, u))
+    return along_y @ array @ along_x

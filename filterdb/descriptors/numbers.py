@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb.descriptors.grid import Array, Grid, degrees
+from filterdb.descriptors.grid import Grid, degrees
+from filterdb.kernels import Floats
 
 AXIS_NEEDS = 0.01
 """A spectrum less anisotropic than this has no orientation: its axis would be rounding of the weights."""
@@ -18,9 +19,7 @@ AXIS_NEEDS = 0.01
 TIE = 1e-9
 """Scores within this of the best are equal and the first one wins, so that rounding does not choose between equals."""
 
-HALF_SHIFTS = tuple(
-    (x, y) for x, y in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))
-)
+HALF_SHIFTS = ((0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))
 """Half-pixel centres (x, y), px from the array's centre, y up."""
 
 
@@ -28,30 +27,30 @@ HALF_SHIFTS = tuple(
 class Spectrum:
     """What |H|² says, each (n,). Powers are in the units of f²."""
 
-    dc_ratio: Array
+    dc_ratio: Floats
     """sum f / sum |f|."""
-    energy: Array
+    energy: Floats
     """Sum f², by Parseval the mean of |H|² over the square: the gain for white noise."""
-    dc: Array
+    dc: Floats
     """|H(0)|²."""
-    peak: Array
+    peak: Floats
     """The greatest |H|² of the grid's samples."""
-    nyquist: tuple[Array, Array, Array]
+    nyquist: tuple[Floats, Floats, Floats]
     """|H|² at (1/2, 0), (0, 1/2), (1/2, 1/2)."""
-    edge: Array
+    edge: Floats
     """The least of these; of the one along it for a strip."""
-    shares: tuple[Array, Array, Array]
+    shares: tuple[Floats, Floats, Floats]
     """Of the energy in the bands low, mid, high; they sum to 1."""
-    levels: tuple[Array, Array, Array]
+    levels: tuple[Floats, Floats, Floats]
     """Mean of |H|² over each band."""
-    centroid: Array
-    bandwidth: Array
-    anisotropy: Array
-    orientation: Array
+    centroid: Floats
+    bandwidth: Floats
+    anisotropy: Floats
+    orientation: Floats
     """Degrees in [0, 180); NaN where the anisotropy is below AXIS_NEEDS."""
 
 
-def spectrum(f: Array, grid: Grid) -> Spectrum:
+def spectrum(f: Floats, grid: Grid) -> Spectrum:
     """The spectral numbers. Means over frequency are weighted by |H|² over the whole square of frequencies."""
     power = grid.power(f)
     integrals = grid.integrals(power)
@@ -74,7 +73,7 @@ def spectrum(f: Array, grid: Grid) -> Spectrum:
         (nyquist[0], nyquist[1], nyquist[2]),
         nyquist[2] if 1 in grid.taps else np.minimum.reduce(nyquist),
         shares,
-        tuple(energy * share / area for share, area in zip(shares, grid.areas)),  # type: ignore[arg-type]
+        tuple(energy * share / area for share, area in zip(shares, grid.areas)),
         centroid,
         np.sqrt(np.maximum(uu + vv - centroid**2, 0)),
         anisotropy,
@@ -86,16 +85,16 @@ def spectrum(f: Array, grid: Grid) -> Spectrum:
 class Parity:
     """How even a kernel is about a point: share of the energy in its even part, the odd part has the rest. Each (n,)."""
 
-    even: Array
+    even: Floats
     """About the array's centre."""
-    half_even: Array
+    half_even: Floats
     """About the half-pixel centre of HALF_SHIFTS about which the kernel is most purely even or odd; taps outside count as 0."""
-    shift_x: Array
-    shift_y: Array
+    shift_x: Floats
+    shift_y: Floats
     """That centre, px from the array's centre."""
 
 
-def parity(kernels: Array) -> Parity:
+def parity(kernels: Floats) -> Parity:
     """Parity of kernels (n, kernel_h, kernel_w).
 
     With S = sum h(p) h(2c - p), the even part about c has the energy (E + S) / 2, as |h(p) + h(2c - p)|² / 4 sums to.
@@ -110,11 +109,11 @@ def parity(kernels: Array) -> Parity:
     return Parity(_even_share(own), _even_share(chosen), shift[:, 0], shift[:, 1])
 
 
-def _even_share(overlap: Array) -> Array:
+def _even_share(overlap: Floats) -> Floats:
     return np.clip((1 + overlap) / 2, 0, 1)
 
 
-def _mirrored(kernels: Array, x: float, y: float) -> Array:
+def _mirrored(kernels: Floats, x: float, y: float) -> Floats:
     """Sum h(p) h(2c - p) (n,) about c = (x, y): the rows and columns that a turn about c leaves in the array."""
     down, right = int(-2 * y), int(2 * x)
     rows = slice(max(down, 0), min(down, 0) or None)
@@ -123,12 +122,12 @@ def _mirrored(kernels: Array, x: float, y: float) -> Array:
     return np.einsum("ijk,ijk->i", part, part[:, ::-1, ::-1])
 
 
-def first_best(scores: Array) -> NDArray[np.intp]:
+def first_best(scores: Floats) -> NDArray[np.intp]:
     """The first column (n,) of each row of scores whose value is the best but for rounding."""
     return np.argmax(scores >= scores.max(axis=1, keepdims=True) - TIE, axis=1)
 
 
-def separable_energy(kernels: Array) -> Array:
+def separable_energy(kernels: Floats) -> Floats:
     """s1² / sum s² (n,) of the singular values of each kernel (n, kernel_h, kernel_w): the energy of its best outer product.
 
     The squared singular values are the eigenvalues of the smaller Gram matrix, whose trace is their sum.

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from filterdb.descriptors.grid import Array, degrees, monomials, product
+from filterdb.descriptors.grid import degrees, monomials, product
 from filterdb.descriptors.numbers import TIE
+from filterdb.kernels import Floats
 
 OPPOSITE = -0.8
 """With the two second moments in a ratio below this, neither is the greater but by chance, as in a mixed derivative: the axis is
@@ -25,23 +26,23 @@ then the one along which the moment is positive, which turns by 90 degrees when 
 class Orders:
     """Evidence about each kernel, (n,); t is the distance from the centre of energy along the axis in question."""
 
-    first: Array
+    first: Floats
     """|sum t h|h|| / sum |t| h² in [0, 1], along the first moment: 1 where one side is positive and the other negative."""
-    second: Array
+    second: Floats
     """|sum t² h|h|| / sum t² h² in [0, 1], along the axis of the greatest: 1 where all weight off the centre has one sign."""
-    parabola: Array
+    parabola: Floats
     """|sum t² h| / sum t² |h| in [0, 1], likewise: without squares, which the wide and low flanks of a Laplacian of Gaussian pass
     and the cancelling lobes of a Gabor do not."""
-    direction: Array
+    direction: Floats
     """Degrees in [0, 360): the direction of the ramp, 0 at the centre of energy, with the greatest response."""
-    axis: Array
+    axis: Floats
     """Degrees in [0, 180): the axis of the greatest raw second moment."""
-    ratio: Array
+    ratio: Floats
     """The lesser raw second moment over the greatest, in [-1, 1]: 1 is a Laplacian, 0 a second derivative along one axis, -1 a
     mixed one."""
 
 
-def derivative_evidence(f: Array, kernel_h: int, kernel_w: int) -> Orders:
+def derivative_evidence(f: Floats, kernel_h: int, kernel_w: int) -> Orders:
     """The evidence for kernels as rows f (n, taps), none of them all zero."""
     basis = monomials(kernel_h, kernel_w)
     size = np.abs(f)
@@ -62,7 +63,7 @@ def derivative_evidence(f: Array, kernel_h: int, kernel_w: int) -> Orders:
     return Orders(np.minimum(first, 1), second, parabola, degrees(ramp_x, ramp_y), axis, ratio)
 
 
-def _about(sums: Array, x: Array, y: Array) -> tuple[Array, ...]:
+def _about(sums: Floats, x: Floats, y: Floats) -> tuple[Floats, ...]:
     """First moments x, y and second moments xx, yy, xy about (x, y), from the sums of weights times monomials."""
     total, sx, sy, sxx, syy, sxy = sums.T
     return (
@@ -71,7 +72,7 @@ def _about(sums: Array, x: Array, y: Array) -> tuple[Array, ...]:
     )  # fmt: skip
 
 
-def _curvature(moments: Sequence[Array], sizes: Sequence[Array]) -> tuple[Array, Array, Array]:
+def _curvature(moments: Sequence[Floats], sizes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
     """Of second moments xx, yy, xy: the greatest over the same of the sizes, the lesser over the greatest, and the axis."""
     xx, yy, xy = moments
     mean, half = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
@@ -88,5 +89,5 @@ def _curvature(moments: Sequence[Array], sizes: Sequence[Array]) -> tuple[Array,
     return np.minimum(share, 1), ratio, axis
 
 
-def _over(a: Array, b: Array) -> Array:
+def _over(a: Floats, b: Floats) -> Floats:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)

@@ -11,9 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb.descriptors.grid import Array, monomials, product
+from filterdb.descriptors.grid import monomials, product
 from filterdb.descriptors.numbers import first_best
-from filterdb.kernels import centred_unit
+from filterdb.kernels import Floats, centred_unit
 from filterdb.scale_space import Jet
 
 SPREAD_OPERATORS = ("T", "dx", "dy", "dx+", "dx-", "dy+", "dy-")
@@ -23,15 +23,16 @@ SPREAD_SIGMA = 1.0
 """Scale of the templates, px, the paper's."""
 
 CORRELATES = 0.05
-"""A kernel whose best |Pearson| is below this has no operator: 49 random taps reach it nearly always, a second derivative does not."""
+"""A kernel whose best |Pearson| is below this has no operator.
+Noise of 49 taps nearly always reaches it, a mixed derivative never."""
 
 
-def moments_of(weights: Array, kernel_h: int, kernel_w: int) -> tuple[Array, Array, Array, Array, Array]:
+def moments_of(weights: Floats, kernel_h: int, kernel_w: int) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """mean_x, mean_y, var_x, var_y, cov_xy (n,) of weights (n, taps), not negative; NaN where a row of weights is 0."""
     return _from_sums(product(weights, monomials(kernel_h, kernel_w)))
 
 
-def _from_sums(sums: Array) -> tuple[Array, Array, Array, Array, Array]:
+def _from_sums(sums: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """The same from the sums (n, 6) of weights times the monomials."""
     total = sums[:, :1]
     _, x, y, xx, yy, xy = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0).T
@@ -39,14 +40,14 @@ def _from_sums(sums: Array) -> tuple[Array, Array, Array, Array, Array]:
 
 
 @lru_cache(maxsize=64)
-def _templates(kernel_h: int, kernel_w: int) -> tuple[Array, Array]:
+def _templates(kernel_h: int, kernel_w: int) -> tuple[Floats, Floats]:
     """Centred templates of unit length (taps, operators), and monomials times |template| (taps, operators x 6)."""
     raw = np.stack([Jet(SPREAD_SIGMA, SPREAD_SIGMA, {name: 1}).kernel(kernel_h, kernel_w).ravel() for name in SPREAD_OPERATORS])
     weighted = np.abs(raw).T[:, :, None] * monomials(kernel_h, kernel_w)[:, None, :]
     return centred_unit(raw).unit.T, weighted.reshape(raw.shape[1], -1)
 
 
-def weighted_moments(size: Array, unit: Array, kernel_h: int, kernel_w: int) -> tuple[NDArray[np.intp], tuple[Array, ...]]:
+def weighted_moments(size: Floats, unit: Floats, kernel_h: int, kernel_w: int) -> tuple[NDArray[np.intp], tuple[Floats, ...]]:
     """The operator (n,) closest to each kernel, -1 for none, and the five moments of the kernel weighted by its template.
 
     An even size has no centre pixel, so these templates do not exist there: no operator, and moments of NaN.

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb.descriptors.grid import Array
 from filterdb.descriptors.numbers import Spectrum
 from filterdb.descriptors.orders import Orders
+from filterdb.kernels import Floats
 
 BANDS = ("lowpass", "highpass", "bandpass", "differential", "sharpening", "identity", "other")
 
@@ -26,16 +26,16 @@ HALF_POWER = 3.0
 to count as rising or falling; between, it is flat."""
 
 HALF_AMPLITUDE = 6.0
-"""dB. DC is stopped when its gain is below half the peak's. A derivative in a network is seldom free of DC: between -6 and -10 dB
-the kernels still look like a derivative with an offset; from -6 dB up the offset is the greater part. Also the width of levels."""
+"""dB. DC is stopped when its gain is below half the peak's: a derivative in a network is seldom free of DC, and with 6 to 10 dB
+it still looks like a derivative with an offset, with less like an offset. It also is the width of conditions on levels."""
 
 NYQUIST_STOPPED = 10.0
 """dB. A highpass passes Nyquist along both axes and both at once: no gain there is 10 dB below the peak. A second derivative
 along one axis stops (0, 1/2) wholly; a Laplacian of Gaussian stops (1/2, 1/2) from sigma = 0.9 px on."""
 
 PASSED = 0.05
-"""Of sum h / sum |h|, signed so that the largest tap is positive. The sharpening kernel 9, -1, … has 1/17 = .059, which must count
-as DC passed, and a Laplacian 0."""
+"""Of sum h / sum |h|, signed so that the largest tap is positive. The sharpening kernel 9, -1, … has 1/17 = .059, and that must
+count as DC passed; a Laplacian has 0."""
 
 SMOOTH = 0.5
 """Of |sum h| / sum |h|. Three quarters of the weight has one sign. Noise of 49 taps gets there once in 200."""
@@ -44,8 +44,8 @@ SINGLE_TAP = 0.9
 """Share of the energy in one tap, for an identity: a lone echo of the rest may then ripple the gain from 2/3 to 4/3, 6 dB."""
 
 CENTRED = 0.5
-"""Share of the energy in one tap, for sharpening and highpass. It is |mean H|² / mean |H|² seen from that tap: how far the gain is
-flat and in phase. The impulse less any blur has .9, a discrete Gaussian of sigma = 1 px .5, and 49 random taps .14."""
+"""Share of the energy in one tap, for sharpening and highpass. It is |mean H|² / mean |H|² seen from that tap: how far the gain
+is flat and in phase. The impulse less a blur has .9, a Gaussian of sigma = 1 px .5, and 49 random taps .14."""
 
 ORDER = 0.8
 """Of ``Orders.first`` and ``Orders.second``: the share of the energy, counted by its leverage, that has the sign of the
@@ -55,8 +55,8 @@ MIXED = 0.5
 """Of ``-Orders.ratio``: second moments of opposite sign and like size make a mixed derivative."""
 
 PARABOLA = 0.6
-"""Of ``Orders.parabola``, for the order of a bandpass or highpass: Laplacians and differences of Gaussians reach .69 and more on a
-support that holds them, Gabors of several lobes stay below .3."""
+"""Of ``Orders.parabola``, for the order of a bandpass or highpass. Laplacians and differences of Gaussians reach .69 and more on
+a support that holds them, Gabors of several lobes stay below .3."""
 
 ISOTROPIC = 0.2
 """Of the anisotropy: the spectrum is at most 1.22 times as wide (in rms) one way as across."""
@@ -71,15 +71,15 @@ class Words:
 
     band: NDArray[np.intp]
     """Index into BANDS."""
-    confidence: Array
+    confidence: Floats
     order: NDArray[np.int8]
     """Of the lowest moment that does not vanish: 0, 1, 2; -1 where the kernel is no derivative of these."""
-    direction: Array
+    direction: Floats
     """Degrees: in [0, 360) for order 1, in [0, 180) for order 2; NaN where there is none."""
     isotropic: NDArray[np.bool_]
 
 
-def choose_words(f: Array, spectrum: Spectrum, orders: Orders) -> Words:
+def choose_words(f: Floats, spectrum: Spectrum, orders: Orders) -> Words:
     """The words for kernels as rows f (n, taps), none of them all zero."""
     margins = np.stack(_margins(f, spectrum, orders), axis=1)
     best = margins.max(axis=1)
@@ -90,7 +90,7 @@ def choose_words(f: Array, spectrum: Spectrum, orders: Orders) -> Words:
     return Words(band, np.abs(best), order, direction, isotropic)
 
 
-def _margins(f: Array, spectrum: Spectrum, orders: Orders) -> list[Array]:
+def _margins(f: Floats, spectrum: Spectrum, orders: Orders) -> list[Floats]:
     """The margin (n,) of each word in BANDS but the last."""
     dc, peak, (_, mid, high) = spectrum.dc, spectrum.peak, spectrum.levels
     top = f[np.arange(len(f)), np.abs(f).argmax(axis=1)]
@@ -148,19 +148,19 @@ def _order(band: NDArray[np.intp], spectrum: Spectrum, orders: Orders) -> NDArra
     ).astype(np.int8)
 
 
-def _db(power: Array, reference: Array) -> Array:
+def _db(power: Floats, reference: Floats) -> Floats:
     """Ratio of powers in dB. With the largest tap 1 the mean power is 1 or more, so 1e-12 is nothing."""
     return 10 * np.log10((power + 1e-12) / (reference + 1e-12))
 
 
-def _above(value: Array, threshold: float, width: float) -> Array:
+def _above(value: Floats, threshold: float, width: float) -> Floats:
     """The margin of the condition value > threshold, in [-1, 1]."""
     return np.clip((value - threshold) / width, -1, 1)
 
 
-def _all(*margins: Array) -> Array:
+def _all(*margins: Floats) -> Floats:
     return np.minimum.reduce(margins)
 
 
-def _any(*margins: Array) -> Array:
+def _any(*margins: Floats) -> Floats:
     return np.maximum.reduce(margins)

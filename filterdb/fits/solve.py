@@ -25,7 +25,7 @@ LARGEST_SIGMA = 0.5
 """Of the kernel's shorter side: beyond it a Gaussian is nearly flat, and coefficients grow without meaning."""
 FINEST_NODE = 0.25
 """px, the second node of the grid after the smallest sigma: kernels hardly change in between."""
-NODES = {0: 1, 1: 16, 2: 12, 4: 9}
+NODES = {0: 1, 1: 48, 2: 12, 4: 9}
 """Nodes along each scale, by how many scales are searched."""
 GRID_ROOM = 2**20
 """Numbers that the grid of a part of the kernels may take: what stays in the processor's cache."""

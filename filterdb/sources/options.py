@@ -14,6 +14,10 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes moved so far and the bytes in all (None where unknown)."""
 
 
+_FACTS = ("dataset", "pretrain_dataset", "task", "step", "licence", "top1", "architecture")
+"""The options that are facts of the model."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What the user says about a source. A fact given here wins over what the source itself says."""
@@ -21,6 +25,7 @@ class Options:
     name: str | None = None
     dataset: str | None = None
     pretrain_dataset: str | None = None
+    task: str | None = None
     step: int | None = None
     licence: str | None = None
     top1: float | None = None
@@ -39,7 +44,7 @@ class Options:
 
     def facts(self, known: ModelFacts) -> ModelFacts:
         """What is known, overridden by what the user says."""
-        said = {name: getattr(self, name) for name in ("dataset", "pretrain_dataset", "step", "licence", "top1", "architecture")}
+        said = {name: getattr(self, name) for name in _FACTS}
         return replace(known, **{name: value for name, value in said.items() if value is not None})
 
     def over(self, facts: Mapping[str, Any]) -> Options:

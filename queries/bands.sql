@@ -1,0 +1,14 @@
+-- Which share of the kernels is lowpass, highpass, differential …: in the words of signal processing, by task, model, data set, kernel size or stride.
+-- The rules are in filterdb/descriptors/words.py; models whose task or stride is not known count as (unknown).
+-- $by = task: task, model, dataset, size or stride
+-- $models = *: a glob of models
+SELECT name, band, count(*) AS filters, round(100.0 * count(*) / sum(count(*)) OVER (PARTITION BY name), 2) AS percent,
+       round(avg(band_confidence::DOUBLE), 3) AS mean_confidence
+FROM (SELECT coalesce(CASE $by WHEN 'task' THEN m.task WHEN 'model' THEN m.model WHEN 'dataset' THEN m.dataset WHEN 'size' THEN f.size
+                               WHEN 'stride' THEN l.stride::VARCHAR ELSE error('by is task, model, dataset, size or stride') END,
+                      '(unknown)') AS name,
+             coalesce(band, '(zero)') AS band, band_confidence
+      FROM descriptors JOIN filters AS f USING (filter_id) JOIN models AS m USING (model) JOIN layers AS l USING (model, layer)
+      WHERE f.model GLOB $models)
+GROUP BY name, band
+ORDER BY name, filters DESC, band

@@ -86,7 +86,8 @@ class Novel:
     nearest: str
     """MODEL:LAYER:CHANNEL in B."""
     own_similarity: float | None
-    """Of its best match among the other kernels of A: a novel shape that A repeats has one, a kernel of noise has none."""
+    """Of its best match among the other kernels of A: does A repeat the shape? Noise has .45 among a thousand at 7x7, .6 at
+    5x5 and .9 at 3x3. None where A has no other kernel."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ Progress = Callable[[str, int, int], None]
 
 BATCH = 16_384
 """Kernels fitted at a time: enough for each step to be worth its overhead."""
+LARGEST = float(np.finfo(np.float32).max)
+"""The coefficients of absurd weights end here, as their gains in the descriptors do."""
 DEAD = "constant: there is no pattern to fit"
 
 
@@ -111,6 +113,7 @@ def table(
 def _rows(one: fits.FamilyFit, ids: NDArray[np.int64], size: str, best: NDArray[np.bool_]) -> pa.Table:
     n, form = len(ids), one.family.forms[0]
     forms = pa.array(one.form)
+    coefficients, offset, residual = (np.clip(part, -LARGEST, LARGEST) for part in (one.coefficients, one.offset, one.residual))
     pairs = [one.sigma[:, list(pair)] for pair in form.scales if form.searched]
     columns = {
         "filter_id": ids,
@@ -118,14 +121,14 @@ def _rows(one: fits.FamilyFit, ids: NDArray[np.int64], size: str, best: NDArray[
         "family": pa.repeat(pa.scalar(one.family.name), n),
         "orders": pa.array([each.orders for each in one.family.forms], schema.FITS.field("orders").type).take(forms),
         "shift": pa.array([each.shift for each in one.family.forms], schema.FITS.field("shift").type).take(forms),
-        "amplitude": one.coefficients[:, 0],
-        "offset": one.offset,
+        "amplitude": coefficients[:, 0],
+        "offset": offset,
         "coefficients": pa.ListArray.from_arrays(
             pa.array(np.arange(n + 1, dtype=np.int32) * form.coefficients),
-            pa.array(one.coefficients.astype(np.float32).ravel()), type=schema.FITS.field("coefficients").type,
+            pa.array(coefficients.astype(np.float32).ravel()), type=schema.FITS.field("coefficients").type,
         ),
         "rho": one.rho,
-        "residual": one.residual,
+        "residual": residual,
         "parameters": pa.repeat(pa.scalar(one.family.parameters, pa.int8()), n),
         "bic": one.criterion,
         "best": best,

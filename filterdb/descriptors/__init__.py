@@ -54,7 +54,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         # The words; see ``words``.
         "band": "string", "band_confidence": "float32", "derivative_order": "int8", "direction": "float32", "isotropic": "bool",
         # Why numbers are null: "zero" (all of them), "constant", "even size" or "like no operator" (the weighted spread).
-        "null_reason": "string",
+        "reason": "string",
     }
 )  # fmt: skip
 """The columns of ``describe`` in order, each with its type."""
@@ -70,7 +70,7 @@ _SPREAD = ("mean_x", "mean_y", "var_x", "var_y", "cov_xy")
 _NAMES = {
     "spread_operator": SPREAD_OPERATORS,
     "band": BANDS,
-    "null_reason": ("zero", "constant", "even size", "like no operator"),
+    "reason": ("zero", "constant", "even size", "like no operator"),
 }
 """The string columns: they are computed as numbers of these names, -1 for null."""
 
@@ -78,10 +78,10 @@ _NAMES = {
 def describe(kernels: ArrayLike) -> dict[str, np.ma.MaskedArray]:
     """The descriptors of kernels (n, kernel_h, kernel_w), of any size and finite: each column of COLUMNS as (n,).
 
-    A masked entry is a null, a number or word that has no meaning for that kernel (``pyarrow.array`` takes the columns as they
-    are). An all-zero kernel is null but for its ``null_reason``. Other nulls are ``orientation`` of a spectrum without an axis,
-    ``derivative_order`` of what is no derivative, ``direction`` of that and of the isotropic, and the weighted spread, for which
-    ``null_reason`` says why. No entry is NaN or infinite.
+    A masked entry is a null, a number or word that has no meaning for that kernel; ``pyarrow.array`` takes the columns as they
+    are, given the type. An all-zero kernel is null but for its ``reason``. Other nulls are ``orientation`` of a spectrum
+    without an axis, ``derivative_order`` of what is no derivative, ``direction`` of that and of the isotropic, and the weighted
+    spread, for which ``reason`` says why. No entry is NaN or infinite.
 
     Raises:
         InvalidArgument: another shape, or NaN or infinity among the weights.
@@ -162,7 +162,7 @@ def _chunk(kernels: NDArray[np.float64], start: int) -> dict[str, NDArray]:
         values[zero] = np.nan if values.dtype == np.float64 else -1
     even_size = np.full(count, kernel_h % 2 == 0 or kernel_w % 2 == 0)
     reasons = [zero, centred.dead, even_size, operator < 0]
-    columns["null_reason"] = np.select(reasons, [np.int8(i) for i in range(len(reasons))], np.int8(-1))
+    columns["reason"] = np.select(reasons, [np.int8(i) for i in range(len(reasons))], np.int8(-1))
     return columns
 
 

@@ -17,14 +17,15 @@ from filterdb.kernels import Floats, centred_unit
 from filterdb.scale_space import Jet
 
 SPREAD_OPERATORS = ("T", "dx", "dy", "dx+", "dx-", "dy+", "dy-")
-"""The derivatives D of the templates, the first of equals chosen. Turned by 180 degrees they are the same set but for signs."""
+"""The derivatives D, the first of equals chosen, named as in ``filterdb.scale_space``: torch weights, which correlate. The paper and
+the banks name impulse responses, which are turned by 180 degrees: the bank's template 1_dy+ is most like "dy-" here."""
 
 SPREAD_SIGMA = 1.0
 """Scale of the templates, px, the paper's."""
 
 CORRELATES = 0.05
-"""A kernel whose best |Pearson| is below this has no operator.
-Noise of 49 taps nearly always reaches it, a mixed derivative never."""
+"""A kernel whose best |Pearson| is below this has no operator: a mixed derivative has 0, noise of 49 taps seldom
+as little."""
 
 
 def moments_of(weights: Floats, kernel_h: int, kernel_w: int) -> tuple[Floats, Floats, Floats, Floats, Floats]:
@@ -42,7 +43,8 @@ def _from_sums(sums: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
 @lru_cache(maxsize=64)
 def _templates(kernel_h: int, kernel_w: int) -> tuple[Floats, Floats]:
     """Centred templates of unit length (taps, operators), and monomials times |template| (taps, operators x 6)."""
-    raw = np.stack([Jet(SPREAD_SIGMA, SPREAD_SIGMA, {name: 1}).kernel(kernel_h, kernel_w).ravel() for name in SPREAD_OPERATORS])
+    jets = (Jet(SPREAD_SIGMA, SPREAD_SIGMA, {name: 1}) for name in SPREAD_OPERATORS)
+    raw = np.stack([jet.kernel(kernel_h, kernel_w).ravel() for jet in jets])
     weighted = np.abs(raw).T[:, :, None] * monomials(kernel_h, kernel_w)[:, None, :]
     return centred_unit(raw).unit.T, weighted.reshape(raw.shape[1], -1)
 

@@ -5,7 +5,8 @@ threshold over a width given with it, 1 at most; the margin of a rule is that of
 with the greatest margin, and that margin is its confidence: 0 at a threshold, 1 a whole width or more inside of all. With no
 positive margin the word is "other", and its confidence says how far the nearest word is.
 
-No rule changes when a kernel is multiplied by a number, mirrored, turned by 90 degrees, or padded with zeros.
+No rule changes when a kernel is multiplied by a number, mirrored or turned by 90 degrees, nor when it is padded with zeros (to
+8 px; the gain of larger kernels is sampled more finely, and a strip that is padded is one no more).
 """
 
 from __future__ import annotations

@@ -136,6 +136,8 @@ def choose(names: Sequence[str] | None, kernel_h: int, kernel_w: int) -> list[Fa
         NotFound: no family of that name.
         InvalidArgument: one that was asked for, or every one, has no meaning for the size.
     """
+    if names is not None and not names:
+        raise InvalidArgument(f"No family was named. There are: {', '.join(FAMILIES)}.")
     for name in names or ():
         if name not in FAMILIES:
             raise not_found("family", name, FAMILIES)

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from filterdb.fits.families import Family, choose
-from filterdb.fits.solve import AT_BOUND, COINCIDE, Solution, best_of, bounds, solver
+from filterdb.fits.solve import AT_BOUND, COINCIDE, Solution, best_of, bounds, interchangeable, solver
 from filterdb.kernels import CentredUnit, centred_unit
 
-SMALLEST_RESIDUAL = 1e-9
-"""Of the variance: below it a kernel is explained to the rounding of its float32 weights, and the cheaper family wins."""
+SMALLEST_RESIDUAL = 1e-7
+"""Of the variance: below it a kernel is explained as closely as the search ends, and the cheaper family wins."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def fit(kernels: NDArray[np.floating], families: Sequence[str] | None = None, *,
     n, kernel_h, kernel_w = kernels.shape
     chosen = choose(families, kernel_h, kernel_w)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    centred = centred_unit(kernels.reshape(n, -1).astype(np.float64))
+    centred = centred_unit(kernels.reshape(n, kernel_h * kernel_w).astype(np.float64))
     unit = torch.from_numpy(centred.unit.astype(np.float32)).to(device)
     return [_fitted(family, unit, centred, kernel_h, kernel_w, device) for family in chosen]
 
@@ -68,7 +68,7 @@ def _fitted(family: Family, unit: torch.Tensor, f: CentredUnit, kernel_h: int, k
     log_sigma, weights, means = (t.cpu().numpy() for t in (solution.log_sigma, solution.weights, solution.means))
     coefficients = weights * f.deviation[:, None]
     at_bound = np.any((log_sigma < low + AT_BOUND) | (log_sigma > high - AT_BOUND), axis=1)
-    if len(family.forms[0].scales) == 2:  # two pairs that coincide are a limit too
+    if interchangeable(family.forms[0]):  # two pairs that coincide are a limit too
         first, second = np.split(log_sigma, 2, axis=1)
         at_bound = at_bound | np.all(np.abs(first - second) < COINCIDE, axis=1)
     if family.opposite:
@@ -83,10 +83,10 @@ def _fitted(family: Family, unit: torch.Tensor, f: CentredUnit, kernel_h: int, k
 
 def _small_scale_first(family: Family, found: Solution) -> Solution:
     """Two pairs of scales in one order: the finer one first, as a centre stands before its surround."""
-    pairs, searched = len(family.forms[0].scales), family.forms[0].searched
-    if pairs < 2:
+    form = family.forms[0]
+    if not interchangeable(form):
         return found
-    half, coefficients = searched // 2, family.forms[0].coefficients // 2
+    half, coefficients = form.searched // 2, form.coefficients // 2
     swapped = found.log_sigma[:, :half].sum(1) > found.log_sigma[:, half:].sum(1)
 
     def swap(t: torch.Tensor, at: int) -> torch.Tensor:

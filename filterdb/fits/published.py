@@ -43,6 +43,8 @@ LARGEST_SIGMA = 0.5
 """Of the kernel's shorter side, as in ``filterdb.fits.solve``."""
 AT_BOUND = 0.01
 """px: a sigma nearer than this to 0 or to the largest is at its bound. The paper prints such a one as "~0"."""
+NO_RESPONSE = 1e-9
+"""Of the absolute sum: a response below it is rounding."""
 _GRID = 15
 
 Kernel = NDArray[np.float64]
@@ -124,13 +126,20 @@ def normalised(kernel: NDArray[np.floating], form: str) -> Kernel:
     h = np.asarray(kernel, dtype=np.float64)
     if form in ("T", "sharpening"):
         h = h - dc_offset(h)
-        return h / h.sum()
+        return h / _amplitude(h, np.ones(h.shape), form)
     y, x = _positions(*h.shape)
     ramp = x if "x" in form else y
     # The ramp is moved to the kernel's own centre, so that a constant in the kernel does not count.
     centre = _variances(h)[0 if "x" in form else 1]
-    response = ((ramp - centre) * h).sum()
-    return -h / response  # the minus: a form is turned by 180 degrees, so its own response is -1
+    return -h / _amplitude(h, ramp - centre, form)  # the minus: a form is turned by 180 degrees, so its own response is -1
+
+
+def _amplitude(h: Kernel, signal: Kernel, form: str) -> float:
+    """A kernel's response to a signal; one that does not respond has no amplitude as that form."""
+    response = float((signal * h).sum())
+    if abs(response) < NO_RESPONSE * np.abs(signal * h).sum():
+        raise InvalidArgument(f"A kernel does not answer at all to what {form} answers to. Give it another form.")
+    return response
 
 
 def fit(kernel: NDArray[np.floating], form: str, method: str) -> PublishedFit:
@@ -182,6 +191,8 @@ def check(kernels: Sequence[NDArray[np.floating]], forms: Sequence[str], methods
     for kernel, form in zip(kernels, forms, strict=True):
         if form not in FORMS:
             raise not_found("form", form, FORMS)
+        if kernel.ndim != 2 or not np.isfinite(kernel).all():
+            raise InvalidArgument(f"A kernel is a 2-D array of finite numbers, got one of shape {kernel.shape}.")
         odd_size(*kernel.shape)
         if min(kernel.shape) < 3:
             raise InvalidArgument(f"The published forms need kernels of 3x3 or larger, got {kernel.shape[0]}x{kernel.shape[1]}.")
@@ -191,10 +202,10 @@ def check(kernels: Sequence[NDArray[np.floating]], forms: Sequence[str], methods
 
 def _fit(kernel: Kernel, form: str, method: str) -> PublishedFit:
     largest = LARGEST_SIGMA * min(kernel.shape)
+    if form == "sharpening" and method in BY_VARIANCE:
+        raise InvalidArgument(f"The sharpening model has no fit by variance (method {method}): use C1, C2, D1 or D2.")
     h = normalised(kernel, form)
     if method in BY_VARIANCE:
-        if form == "sharpening":
-            raise InvalidArgument(f"The sharpening model has no fit by variance (method {method}): use C1, C2, D1 or D2.")
         x, y = (_of_variance(h, form, method, axis, largest) for axis in (0, 1))
         return PublishedFit(form, method, x, y, None, None, _bounded([x, y], largest))
     if form == "sharpening":

@@ -25,9 +25,9 @@ LARGEST_SIGMA = 0.5
 """Of the kernel's shorter side: beyond it a Gaussian is nearly flat, and coefficients grow without meaning."""
 FINEST_NODE = 0.25
 """px, the second node of the grid after the smallest sigma: kernels hardly change in between."""
-NODES = {0: 1, 1: 48, 2: 12, 4: 9}
+NODES = {0: 1, 1: 48, 2: 12, 3: 9, 4: 9}
 """Nodes along each scale, by how many scales are searched."""
-GRID_ROOM = 2**20
+GRID_ROOM = 2**19
 """Numbers that the grid of a part of the kernels may take: what stays in the processor's cache."""
 REFINE_ROOM = 2**19
 """Inner products of terms that are worked on at once: few enough for the cache, enough to be worth a call."""
@@ -45,6 +45,8 @@ RIDGE = 1e-11
 AT_BOUND = 0.01
 """In log sigma: a scale nearer than this to the smallest or the largest is at its bound."""
 
+CLOSE = 0.95
+"""Of the best rho² among the forms' best nodes: a form that comes so near on the grid may be the best between its nodes."""
 COINCIDE = 0.05
 """In log sigma: two pairs of scales nearer than this are one in the limit, and their coefficients grow against each other."""
 
@@ -142,21 +144,21 @@ class Solver:
         return torch.einsum("pe,nehw->nphw", self._basis, terms)
 
     def _grid(self) -> Tensor:
-        """The nodes, (m, searched) log sigma: one for each combination; two pairs of scales count in one order only."""
+        """The nodes, (m, searched) log sigma: one for each combination; interchangeable pairs in one order only."""
         count = NODES[self.form.searched]
         finest = min(math.log(FINEST_NODE), self._high - 1e-3)
         along = torch.cat([torch.tensor([self._low]), torch.linspace(finest, self._high, count - 1)]) if count > 1 else None
         if along is None:
             return torch.zeros(1, 0, dtype=torch.float64)
         nodes = torch.cartesian_prod(*[along.double()] * self.form.searched).reshape(-1, self.form.searched)
-        if len(self.form.scales) == 2:
+        if interchangeable(self.form):
             half = self.form.searched // 2
             first, second = nodes[:, :half].sum(1), nodes[:, half:].sum(1)
             nodes = nodes[first < second - 1e-9]
         return nodes
 
     def _orthonormal(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Orthonormal columns of the centred basis at each node, (taps, nodes * coefficients) float32, and their triangles."""
+        """The centred basis at each node made orthonormal, (coefficients, taps, nodes) float32, and the triangles of it."""
         kernels = self.kernels(nodes).flatten(2)
         centred = (kernels - kernels.mean(-1, keepdim=True)).transpose(1, 2)
         q, r = torch.linalg.qr(centred)
@@ -164,7 +166,7 @@ class Solver:
         size = centred.norm(dim=1)
         real = r.diagonal(dim1=1, dim2=2).abs() > 1e-6 * size.clamp(min=1e-30)
         q = q * real[:, None, :]
-        return q.permute(1, 0, 2).flatten(1).float().contiguous(), r
+        return q.permute(2, 1, 0).float().contiguous(), r
 
     # -- fitting ---------------------------------------------------------------------------------------------------------
 
@@ -174,16 +176,20 @@ class Solver:
 
     def start(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """The best node for each kernel, (n, searched), and its rho²."""
-        parts = [self._start(part) for part in unit.split(max(64, GRID_ROOM // self._columns.shape[1]))]
+        parts = [self._start(part) for part in unit.split(max(64, GRID_ROOM // len(self._nodes)))]
         return torch.cat([nodes for nodes, _ in parts]), torch.cat([score for _, score in parts])
 
     def _start(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        projected = (unit @ self._columns).view(len(unit), len(self._nodes), self.form.coefficients)
-        score = torch.einsum("nmp,nmp->nm", projected, projected) if self.form.coefficients > 1 else projected[..., 0].square()
+        # one coefficient after the other: the numbers of a part then stay in the processor's cache
+        projected = unit @ self._columns[0]
+        score = projected.square()
+        for columns in self._columns[1:]:
+            second = unit @ columns
+            score.addcmul_(second, second)
         if self.opposite:
             r = self._triangles.float()
-            second = projected[..., 1] / r[:, 1, 1]
-            first = (projected[..., 0] - r[:, 0, 1] * second) / r[:, 0, 0]
+            second = second / r[:, 1, 1]
+            first = (projected - r[:, 0, 1] * second) / r[:, 0, 0]
             score = torch.where(first * second < 0, score, score * 1e-3)
         best, node = score.max(1)
         return self._nodes[node], best
@@ -195,7 +201,8 @@ class Solver:
         return Solution(*(torch.cat([getattr(one, name) for one in parts]) for name in Solution.__dataclass_fields__))
 
     def _refine(self, unit: Tensor, log_sigma: Tensor) -> Solution:
-        maps = unit.double().view(len(unit), *self.size)
+        # of length 1 to float64's rounding: float32's would show in the residual of a kernel that is explained whole
+        maps = torch.nn.functional.normalize(unit.double(), dim=1).view(len(unit), *self.size)
         now = self._evaluate(maps, log_sigma)
         best = Solution(now.rho2.clone(), log_sigma.clone(), now.weights.clone(), now.means.clone())
         if self.form.searched == 0:
@@ -316,6 +323,17 @@ def _step(point: _Point, missing: Tensor, scales: Tensor, damping: Tensor, low: 
     return torch.where(uphill, step, torch.linalg.solve(plain, gradient)).clamp(-LARGEST_STEP, LARGEST_STEP)
 
 
+def interchangeable(form: Form) -> bool:
+    """Whether a form has two pairs of scales that stand before the same functions, so that their order means nothing."""
+    if form.scales not in (((0, 0), (1, 1)), ((0, 1), (2, 3))):
+        return False
+    first, second = (
+        {tuple((term.x, term.y, weight) for term, weight in one) for one in form.basis if one[0][0].pair == pair}
+        for pair in (0, 1)
+    )
+    return first == second
+
+
 @lru_cache(maxsize=128)
 def solver(form: Form, kernel_h: int, kernel_w: int, device: str, opposite: bool) -> Solver:
     """The solver of a form at a size, kept: its grid is computed once."""
@@ -328,14 +346,18 @@ def best_of(solvers: Iterable[Solver], unit: Tensor) -> tuple[Tensor, Solution]:
     starts = [one.start(unit) for one in all_solvers]
     if len(starts) == 1:
         return torch.zeros(len(unit), dtype=torch.int64, device=unit.device), all_solvers[0].refine(unit, starts[0][0])
-    form = torch.stack([score for _, score in starts]).argmax(0)
+    enough = CLOSE * torch.stack([score for _, score in starts]).amax(0)
+    form = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
     found: Solution | None = None
-    for number, (one, (start, _)) in enumerate(zip(all_solvers, starts, strict=True)):
-        rows = (form == number).nonzero()[:, 0]
+    for number, (one, (start, score)) in enumerate(zip(all_solvers, starts, strict=True)):
+        rows = (score >= enough).nonzero()[:, 0]
         part = one.refine(unit[rows], start[rows])
         if found is None:
             found = Solution(*(torch.zeros(len(unit), *t.shape[1:], dtype=t.dtype, device=t.device) for t in vars(part).values()))
+            found.rho2.fill_(-1)
+        better = part.rho2 > found.rho2[rows]
+        form[rows[better]] = number
         for name, value in vars(part).items():
-            getattr(found, name)[rows] = value
+            getattr(found, name)[rows[better]] = value[better]
     assert found is not None
     return form, found

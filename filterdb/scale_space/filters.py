@@ -67,9 +67,9 @@ class GaussianDerivative:
             InvalidArgument: orders below 0, or a half-pixel shift where there is no such difference.
         """
         orders, shifts = (self.order_x, self.order_y), (self.shift_x, self.shift_y)
-        if min(orders) < 0 or any(int(order) != order for order in orders):
+        if min(orders) < 0 or any(order % 1 for order in orders):
             raise InvalidArgument(f"The orders of a derivative are whole numbers from 0, got {orders}.")
-        name = "d" + "x" * self.order_x + "y" * self.order_y if any(orders) else "T"
+        name = "d" + "x" * int(self.order_x) + "y" * int(self.order_y) if any(orders) else "T"
         if shifts == (0, 0):
             return name
         shift = shifts[orders.index(1)] if sorted(orders) == [0, 1] else 0.0
@@ -85,9 +85,7 @@ class GaussianDerivative:
                [-1.],
                [ 0.]])
         """
-        if not (self.s_x >= 0 and self.s_y >= 0):
-            raise InvalidArgument(f"Scales are variances from 0 px², got {self.s_x} and {self.s_y}.")
-        return Jet(self.s_x**0.5, self.s_y**0.5, {self.operator: 1.0}).kernel(kernel_h, kernel_w)
+        return Jet(_sigma(self.s_x), _sigma(self.s_y), {self.operator: 1.0}).kernel(kernel_h, kernel_w)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Sharpening:
     def kernel(self, kernel_h: int, kernel_w: int | None = None) -> NDArray[np.float64]:
         """(kernel_h, kernel_w) torch weights."""
         laplacian = {name: -self.alpha * weight for name, weight in LAPLACIAN.items()}
-        blurred = Jet(self.s**0.5, self.s**0.5, laplacian)
+        blurred = Jet(_sigma(self.s), _sigma(self.s), laplacian)
         return Jet(0, 0, {"T": 1.0}).kernel(kernel_h, kernel_w) + blurred.kernel(kernel_h, kernel_w)
 
 
@@ -117,8 +115,15 @@ class DoG:
 
     def kernel(self, kernel_h: int, kernel_w: int | None = None) -> NDArray[np.float64]:
         """(kernel_h, kernel_w) torch weights."""
-        centre, surround = (Jet(s**0.5, s**0.5, {"T": 1.0}).kernel(kernel_h, kernel_w) for s in (self.s_centre, self.s_surround))
+        sigmas = _sigma(self.s_centre), _sigma(self.s_surround)
+        centre, surround = (Jet(sigma, sigma, {"T": 1.0}).kernel(kernel_h, kernel_w) for sigma in sigmas)
         return centre - self.weight * surround
+
+
+def _sigma(s: float) -> float:
+    if not 0 <= s < np.inf:
+        raise InvalidArgument(f"Scales are finite variances from 0 px², got {s}.")
+    return float(s) ** 0.5
 
 
 def cross(kernel_h: int, kernel_w: int, sigma: float) -> NDArray[np.float64]:

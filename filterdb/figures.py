@@ -247,7 +247,7 @@ def _filter_picture(found: FilterDescription, path: Path) -> None:
     if found.model is not None:
         panels += [(f"model: {found.fits[0]['family']}", found.model), ("residual", found.kernel - found.model)]
     limit = float(np.abs(found.kernel).max()) or 1.0
-    figure = _figure(2.1 * len(panels) + 2.6, 2.8)
+    figure = _figure(2.1 * len(panels) + 2.6, 3.3)
     grid = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
     for axes, (title, kernel) in zip(grid, panels, strict=False):
         draw_kernel(axes, kernel, limit)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +28,8 @@ BATCH = 16_384
 """Kernels fitted at a time: enough for each step to be worth its overhead."""
 LARGEST = float(np.finfo(np.float32).max)
 """The coefficients of absurd weights end here, as their gains in the descriptors do."""
+SMALLEST_BATCH = 512
+"""Fewer are not worth a thread of their own."""
 DEAD = "constant: there is no pattern to fit"
 
 
@@ -82,16 +88,51 @@ def _tables(
     view: View, model: str, size: str, families: Sequence[str], device: str | None, told: Callable[[int], None],
     kept: Sequence[pa.Table],
 ) -> Iterator[pa.Table]:  # fmt: skip
+    """What is kept, then the rows of all kernels of the size, in their order, several parts at a time."""
     yield from kept
     kernel_h, kernel_w = schema.parse_size(size)
     done = 0
-    for batch in view.stream([slug(model)], kernel_h, kernel_w):
-        ids = batch.table["filter_id"].to_numpy()
-        for start in range(0, len(ids), BATCH):
-            part = slice(start, start + BATCH)
-            told(done)
-            yield table(ids[part], batch.kernels[part].reshape(-1, kernel_h, kernel_w), size, families, device)
-            done += len(ids[part])
+    with _workers(device) as (pool, workers):
+        waiting: deque[Future[pa.Table]] = deque()
+        for batch in view.stream([slug(model)], kernel_h, kernel_w):
+            ids, kernels = batch.table["filter_id"].to_numpy(), batch.kernels.reshape(-1, kernel_h, kernel_w)
+            for part in _parts(len(ids), workers):
+                waiting.append(pool.submit(table, ids[part], kernels[part], size, families, device))
+                if len(waiting) > workers:
+                    yield (found := waiting.popleft().result())
+                    told(done := done + found.num_rows // len(families))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _parts(n: int, workers: int) -> Iterator[slice]:
+    """Slices of n kernels, so many that no worker is idle, and none larger than a batch."""
+    step = min(BATCH, max(SMALLEST_BATCH, -(-n // workers)))
+    return (slice(start, start + step) for start in range(0, n, step))
+
+
+@contextmanager
+def _workers(device: str | None) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads that fit parts side by side, each with one thread of torch's: its own wait for each other on work of this size.
+
+    A GPU needs no more than one.
+    """
+    import torch
+
+    alone = torch.cuda.is_available() if device is None else not device.startswith("cpu")
+    before = torch.get_num_threads()
+    if not alone:
+        torch.set_num_threads(1)
+    try:
+        workers = 1 if alone else before
+        with ThreadPoolExecutor(workers, thread_name_prefix="fit") as pool:
+            try:
+                yield pool, workers
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(before)
 
 
 def table(
@@ -111,33 +152,43 @@ def table(
 
 
 def _rows(one: fits.FamilyFit, ids: NDArray[np.int64], size: str, best: NDArray[np.bool_]) -> pa.Table:
-    n, form = len(ids), one.family.forms[0]
-    forms = pa.array(one.form)
-    coefficients, offset, residual = (np.clip(part, -LARGEST, LARGEST) for part in (one.coefficients, one.offset, one.residual))
-    pairs = [one.sigma[:, list(pair)] for pair in form.scales if form.searched]
-    columns = {
+    n, forms = len(ids), one.family.forms
+    columns: dict[str, Any] = {
         "filter_id": ids,
         "size": pa.repeat(pa.scalar(size), n),
         "family": pa.repeat(pa.scalar(one.family.name), n),
-        "orders": pa.array([each.orders for each in one.family.forms], schema.FITS.field("orders").type).take(forms),
-        "shift": pa.array([each.shift for each in one.family.forms], schema.FITS.field("shift").type).take(forms),
-        "amplitude": coefficients[:, 0],
-        "offset": offset,
-        "coefficients": pa.ListArray.from_arrays(
-            pa.array(np.arange(n + 1, dtype=np.int32) * form.coefficients),
-            pa.array(coefficients.astype(np.float32).ravel()), type=schema.FITS.field("coefficients").type,
-        ),
+        "amplitude": one.coefficients[:, 0],
+        "offset": one.offset,
+        "coefficients": _lists(one.coefficients, pa.float32()),
         "rho": one.rho,
-        "residual": residual,
+        "residual": one.residual,
         "parameters": pa.repeat(pa.scalar(one.family.parameters, pa.int8()), n),
         "bic": one.criterion,
         "best": best,
         "at_bound": one.at_bound,
-    }  # fmt: skip
+    }
+    if forms[0].orders is not None:
+        columns["orders"] = _lists(np.array([form.orders for form in forms])[one.form], pa.int8())
+        columns["shift"] = _lists(np.array([form.shift for form in forms])[one.form], pa.float32())
+    pairs = [one.sigma[:, list(pair)] for pair in forms[0].scales if forms[0].searched]
     for pair, (x, y) in zip(pairs, (("sigma_x", "sigma_y"), ("sigma_x2", "sigma_y2")), strict=False):
         columns |= {x: pair[:, 0], y: pair[:, 1]}
     arrays = [
-        pa.array(columns[column.name]).cast(column.type) if column.name in columns else pa.nulls(n, column.type)
+        _array(columns[column.name], column.type) if column.name in columns else pa.nulls(n, column.type)
         for column in schema.FITS
     ]
     return pa.Table.from_arrays(arrays, schema=schema.FITS)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    """A column of that type; numpy converts numbers several times as fast as Arrow does."""
+    if isinstance(values, np.ndarray):
+        return pa.array(values.astype(kind.to_pandas_dtype(), copy=False))
+    return values
+
+
+def _lists(rows: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Rows (n, m) as lists."""
+    n, m = rows.shape
+    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * m)
+    return pa.ListArray.from_arrays(offsets, _array(rows.ravel(), kind), type=pa.list_(pa.field("element", kind)))

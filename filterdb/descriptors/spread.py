@@ -17,8 +17,8 @@ from filterdb.kernels import Floats, centred_unit
 from filterdb.scale_space import Jet
 
 SPREAD_OPERATORS = ("T", "dx", "dy", "dx+", "dx-", "dy+", "dy-")
-"""The derivatives D, the first of equals chosen, named as in ``filterdb.scale_space``: torch weights, which correlate. The paper and
-the banks name impulse responses, which are turned by 180 degrees: the bank's template 1_dy+ is most like "dy-" here."""
+"""The derivatives D, the first of equals chosen, named as in ``filterdb.scale_space``: torch weights, which correlate. The paper
+and the banks name impulse responses, which are turned by 180 degrees: the bank's template 1_dy+ is most like "dy-" here."""
 
 SPREAD_SIGMA = 1.0
 """Scale of the templates, px, the paper's."""

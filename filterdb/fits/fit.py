@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from filterdb.fits.families import Family, choose
-from filterdb.fits.solve import AT_BOUND, COINCIDE, Solution, best_of, bounds, interchangeable, solver
+from filterdb.fits.solve import AT_BOUND, COINCIDE, ENOUGH, Solution, best_of, bounds, interchangeable, solver
 from filterdb.kernels import CentredUnit, centred_unit
 
-SMALLEST_RESIDUAL = 1e-7
-"""Of the variance: below it a kernel is explained as closely as the search ends, and the cheaper family wins."""
+SMALLEST_RESIDUAL = ENOUGH
+"""Of the variance: below it a kernel is explained as closely as the search goes, and the cheaper family wins."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ inner products of kernels and basis functions, and of basis functions with each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from filterdb.fits.families import IMPULSE, LINE, ONE, Form
+from filterdb.fits.families import IMPULSE, LINE, ONE, Form, Term
 from filterdb.scale_space import differentiable
 
 SMALLEST_SIGMA = 0.1
@@ -29,7 +29,7 @@ NODES = {0: 1, 1: 48, 2: 12, 3: 9, 4: 9}
 """Nodes along each scale, by how many scales are searched."""
 GRID_ROOM = 2**19
 """Numbers that the grid of a part of the kernels may take: what stays in the processor's cache."""
-REFINE_ROOM = 2**19
+REFINE_ROOM = 2**20
 """Inner products of terms that are worked on at once: few enough for the cache, enough to be worth a call."""
 STEPS = 20
 DAMPING = 1e-2
@@ -38,7 +38,7 @@ LARGEST_STEP = 0.7
 """In log sigma."""
 SAFE = 0.5
 """Cosine: a learned curvature is taken over only where the step lies this much along what was lacking."""
-ENOUGH = 1e-6
+ENOUGH = 1e-5
 """A kernel whose rho² grew by less in a step is done."""
 RIDGE = 1e-11
 """Of a Gram matrix's diagonal: keeps the solution finite where two basis functions coincide."""
@@ -78,26 +78,32 @@ class Solver:
         self._low, self._high = (math.log(sigma) for sigma in bounds(kernel_h, kernel_w))
         self._along: tuple[list[tuple[str, int]], list[tuple[str, int]]] = ([], [])  # profiles along x, along y: (kind, scale)
         terms: list[tuple[int, int]] = []
-        basis: list[tuple[int, int, float]] = []
-        slopes: list[tuple[int, int, int, float]] = []
-        for i, combination in enumerate(form.basis):
-            for term, weight in combination:
-                pair = form.scales[term.pair] if form.scales else (-1, -1)
-                kinds = (term.x, term.y)
-                basis.append((i, self._term(terms, kinds, pair), weight))
-                for axis in (0, 1):
-                    if (slope := _by_variance(kinds[axis])) is not None:
-                        changed = (slope[0], term.y) if axis == 0 else (term.x, slope[0])
-                        slopes.append((pair[axis], i, self._term(terms, changed, pair), weight * slope[1]))
+        basis = [
+            [(self._term(terms, (term.x, term.y), self._pair(term)), weight) for term, weight in combination]
+            for combination in form.basis
+        ]
+        self._leading = len(terms)  # those of the basis come first, those of its slopes after them
+        slopes = [
+            (self._pair(term)[axis], i, self._term(terms, changed, self._pair(term)), weight * factor)
+            for i, combination in enumerate(form.basis)
+            for term, weight in combination
+            for axis, changed, factor in _slopes(term)
+        ]
         self._x, self._y = (torch.tensor([term[axis] for term in terms], device=device) for axis in (0, 1))
-        self._basis = torch.zeros(form.coefficients, len(terms), dtype=torch.float64, device=device)
-        for i, term_, weight in basis:
-            self._basis[i, term_] += weight
+        mix = torch.zeros(form.coefficients, self._leading, dtype=torch.float64)
+        for i, combination in enumerate(basis):
+            for number, weight in combination:
+                mix[i, number] += weight
+        self._mix = None if torch.equal(mix, torch.eye(self._leading)) else mix.to(device)
         self._slopes = torch.zeros(form.searched, form.coefficients, len(terms), dtype=torch.float64, device=device)
-        for scale, i, term_, weight in slopes:
-            self._slopes[scale, i, term_] += weight
+        for scale, i, number, weight in slopes:
+            self._slopes[scale, i, number] += weight
         self._nodes = self._grid().to(device)
         self._columns, self._triangles = self._orthonormal(self._nodes)
+
+    def _pair(self, term: Term) -> tuple[int, int]:
+        """Which of the searched scales are a term's along x and y."""
+        return self.form.scales[term.pair] if self.form.scales else (-1, -1)
 
     def _term(self, terms: list[tuple[int, int]], kinds: tuple[str, str], pair: tuple[int, int]) -> int:
         """The number of a separable product, made anew if it is not there."""
@@ -141,7 +147,11 @@ class Solver:
         s = torch.exp(2 * log_sigma)
         x, y = self._profiles(0, s), self._profiles(1, s)
         terms = y[:, self._y, :, None] * x[:, self._x, None, :]
-        return torch.einsum("pe,nehw->nphw", self._basis, terms)
+        return self._mixed(terms[:, : self._leading].flatten(2)).view(len(s), -1, *self.size)
+
+    def _mixed(self, leading: Tensor) -> Tensor:
+        """(n, coefficients, …) of the basis from (n, leading, …) of its terms."""
+        return leading if self._mix is None else self._mix @ leading
 
     def _grid(self) -> Tensor:
         """The nodes, (m, searched) log sigma: one for each combination; interchangeable pairs in one order only."""
@@ -201,8 +211,9 @@ class Solver:
         return Solution(*(torch.cat([getattr(one, name) for one in parts]) for name in Solution.__dataclass_fields__))
 
     def _refine(self, unit: Tensor, log_sigma: Tensor) -> Solution:
-        # of length 1 to float64's rounding: float32's would show in the residual of a kernel that is explained whole
-        maps = torch.nn.functional.normalize(unit.double(), dim=1).view(len(unit), *self.size)
+        # centred and of length 1 to float64's rounding: float32's would show in the residual of a kernel that is explained whole
+        maps = unit.double()
+        maps = torch.nn.functional.normalize(maps - maps.mean(1, keepdim=True), dim=1).view(len(unit), *self.size)
         now = self._evaluate(maps, log_sigma)
         best = Solution(now.rho2.clone(), log_sigma.clone(), now.weights.clone(), now.means.clone())
         if self.form.searched == 0:
@@ -236,17 +247,17 @@ class Solver:
         taps = self.size[0] * self.size[1]
         response = ((y @ maps) * x).sum(-1)
         mean = y.sum(-1) * x.sum(-1) / taps
-        inner = (y @ y.mT) * (x @ x.mT) - taps * mean[:, :, None] * mean[:, None, :]
-        cross = self._basis @ inner
-        gram = cross @ self._basis.T
-        wanted = response @ self._basis.T
+        inner = (y @ y.mT).mul_(x @ x.mT).baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-taps)
+        cross = self._mixed(inner[:, : self._leading])
+        gram = self._mixed(cross[:, :, : self._leading].mT)
+        wanted, means = (self._mixed(one[:, : self._leading, None])[..., 0] for one in (response, mean))
         weights, solve = _solved(gram, wanted)
         rho2 = (wanted * weights).sum(-1)
         slopes = torch.einsum("qpe,np->nqe", self._slopes, weights) * (2 * s)[:, :, None]
         shared = slopes @ cross.mT
         gradient = (slopes @ response[:, :, None])[..., 0] - (shared @ weights[:, :, None])[..., 0]
         curvature = slopes @ inner @ slopes.mT - shared @ solve @ shared.mT
-        return _Point(rho2, weights, mean @ self._basis.T, gradient, curvature)
+        return _Point(rho2, weights, means, gradient, curvature)
 
 
 @dataclass
@@ -274,14 +285,15 @@ class _Point:
 _LINE_SLOPE = "line'"
 
 
-def _by_variance(kind: str) -> tuple[str, float] | None:
-    """The derivative of a profile by its variance, and its factor; None where it has none.
+def _slopes(term: Term) -> Iterator[tuple[int, tuple[str, str], float]]:
+    """The derivatives of a term by its variances: along which axis, the profiles along x and y, and a factor.
 
     T diffuses: its derivative by s is half its second difference, and so it is for all differences of T.
     """
-    if kind in (ONE, IMPULSE):
-        return None
-    return (_LINE_SLOPE, 1.0) if kind == LINE else ("dd" + kind, 0.5)
+    for axis, kind in enumerate((term.x, term.y)):
+        if kind not in (ONE, IMPULSE):
+            changed, factor = (_LINE_SLOPE, 1.0) if kind == LINE else ("dd" + kind, 0.5)
+            yield axis, (changed, term.y) if axis == 0 else (term.x, changed), factor
 
 
 def _solved(gram: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,14 +16,17 @@ from torch import Tensor
 from filterdb.errors import InvalidArgument
 from filterdb.scale_space.gaussian import mask, masks_of, odd_size
 
+TAIL = 37.0
+"""exp(-TAIL) is less than float64's rounding of 1."""
+
 
 def ring(radius: int, largest_s: float) -> int:
     """Pixels N of the ring on which T(n; s) for |n| <= radius is exact to rounding, for s up to ``largest_s`` px².
 
-    What wraps around is 2 T(N - radius; s). T's tail lies below exp(-n²/2(s + n/3)) (Bernstein's bound for a random walk), so a
-    distance of 9 sigma and 26 pixels is below 2^-53.
+    What wraps around is 2 T(N - radius; s), and T's tail lies below exp(-n²/2(s + n/3)) (Bernstein's bound for a random walk).
+    That is less than exp(-TAIL) from n = TAIL/3 + sqrt(TAIL²/9 + 2 TAIL s) on.
     """
-    return 2 * math.ceil((radius + 9 * math.sqrt(largest_s) + 26) / 2)
+    return 2 * math.ceil((radius + TAIL / 3 + math.sqrt(TAIL**2 / 9 + 2 * TAIL * largest_s)) / 2)
 
 
 def discrete_gaussian(radius: int, s: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from filterdb import descriptors, schema
 from filterdb.banks import Bank
-from filterdb.errors import BankError, InvalidArgument, not_found
+from filterdb.errors import BankError, InvalidArgument, NotFound, not_found
 from filterdb.fits.families import FAMILIES, choose
 from filterdb.kernels import centred_unit
 from filterdb.view import View
@@ -94,15 +94,24 @@ def describe(
         NotFound: nothing of that name, with near misses.
     """
     if isinstance(what, str) and not what.isdecimal():
-        models = [row[0] for row in view.rows("SELECT model FROM models")]
-        if what in models:
+        if what in view.models:
             return _model(view, what, bank)
-        model, _, layer = what.rpartition(":")
-        if model in models and not layer.isdecimal():
-            return _layer(view, model, layer, bank, device)
-        if what.count(":") < 2:
-            raise not_found("model", what, models, advice="Name a model, MODEL:LAYER, MODEL:LAYER:CHANNEL, or a filter_id.")
+        if ":" not in what:
+            advice = "Name a model, MODEL:LAYER, MODEL:LAYER:CHANNEL, or a filter_id."
+            raise not_found("model", what, view.models, advice=advice)
+        if not _is_filter(view, what):
+            return _layer(view, *view.layer(what), bank, device)
     return _filter(view, what, bank, device)
+
+
+def _is_filter(view: View, what: str) -> bool:
+    """Whether a text is MODEL:LAYER:CHANNEL and not MODEL:LAYER, for a layer may be called 0."""
+    start, _, channel = what.rpartition(":")
+    try:
+        view.layer(start)
+    except NotFound:
+        return False
+    return channel.isdecimal()
 
 
 # -- one filter ----------------------------------------------------------------------------------------------------------
@@ -199,11 +208,9 @@ def _scales(fit: Row) -> str:
 
 def _layer(view: View, model: str, layer: str, bank: Bank | None, device: str | None) -> GroupDescription:
     names = ("model", "layer", "depth", "depth_norm", "size", "stride", "dilation", "kind", "out_channels")
-    rows = view.rows(f"SELECT {', '.join(names)} FROM layers WHERE model = $model ORDER BY depth", model=model)
-    there = {row[1]: row for row in rows}
-    if layer not in there:
-        raise not_found("layer", layer, there, advice=f"Layers of {model}: filterdb query layers --model {model}")
-    identity = dict(zip(names, there[layer], strict=True))
+    where = "model = $model AND layer = $layer"
+    [row] = view.rows(f"SELECT {', '.join(names)} FROM layers WHERE {where}", model=model, layer=layer)
+    identity = dict(zip(names, row, strict=True))
     kernel_h, kernel_w = schema.parse_size(identity["size"])
     kernels = np.concatenate([batch.kernels for batch in view.batches(kernel_h, kernel_w, model=model, layer=layer)])
     kernels = kernels.reshape(-1, kernel_h, kernel_w)

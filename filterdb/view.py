@@ -6,6 +6,7 @@ Every verb of ``Database`` that reads takes one view and stays with it, so that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -138,11 +139,10 @@ class View:
         if isinstance(query, (int, np.integer)) or (isinstance(query, str) and query.isdecimal()):
             place = self.names([int(query)]).get(int(query))
         elif isinstance(query, str):
-            parts = query.rsplit(":", 2)
-            if len(parts) != 3 or not parts[2].isdecimal():
+            start, _, channel = query.rpartition(":")
+            if ":" not in start or not channel.isdecimal():
                 raise InvalidArgument(f'"{query}" is not a filter. Write a filter_id or MODEL:LAYER:CHANNEL.')
-            [model] = matching("model", parts[0], self.models)[:1]
-            place = (model, parts[1], int(parts[2]))
+            place = (*self.layer(start), int(channel))
         else:
             kernel = np.asarray(query, dtype=np.float32)
             if kernel.ndim != 2 or kernel.size < 2 or not np.isfinite(kernel).all():
@@ -158,6 +158,25 @@ class View:
             raise NotFound(f'No filter "{query}" in {self._models.root}. SELECT {columns} FROM filters shows what there is.')
         kernel, kernel_h, kernel_w, filter_id = found[0]
         return np.asarray(kernel, np.float32).reshape(kernel_h, kernel_w), filter_id
+
+    def layer(self, text: str) -> tuple[str, str]:
+        """The model and layer that MODEL:LAYER means. Both may have colons in their names, and the model may be a glob.
+
+        Raises:
+            NotFound: no such model, or no such layer in it.
+        """
+        splits = [(text[:i], text[i + 1 :]) for i in reversed(range(len(text))) if text[i] == ":"]
+        known = [split for split in splits if split[0] in self.models]
+        known = known or [(name, layer) for glob, layer in splits for name in self.models if fnmatchcase(name, glob)]
+        if not known:
+            near = (model for model, _ in splits if get_close_matches(model, self.models, 1, 0.5))
+            raise not_found("model", next(near, text), self.models)
+        layers = [[row[0] for row in self.rows("SELECT layer FROM layers WHERE model = $model", model=model)] for model, _ in known]
+        for split, there in zip(known, layers, strict=True):
+            if split[1] in there:
+                return split
+        advice = f'Layers of {known[0][0]}: filterdb query layers --model "{known[0][0]}"'
+        raise not_found("layer", known[0][1], layers[0], advice=advice)
 
     def names(self, filter_ids: Sequence[int]) -> dict[int, tuple[str, str, int]]:
         """filter_id to (model, layer, channel), of those that are here.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from filterdb.named_queries import NamedQuery
 
 app = typer.Typer(
-    help="A database of the depthwise kernels of trained vision models: ingest, SQL, nearest templates, similar, clusters.",
+    help="The depthwise kernels of trained vision models: ingest, ask in SQL, match, cluster, fit, describe, compare.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
 )  # fmt: skip
 bank_app = typer.Typer(help="Banks of templates: list, show, import, export, remove.", no_args_is_help=True)
@@ -132,7 +132,7 @@ def sql(
     db: Db = None, param: Param = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 40,
     as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """Run one read-only SQL statement over models, layers, filters, filters_7x7 …, banks, templates."""
+    """Run one read-only SQL statement over models, layers, filters, filters_7x7 …, descriptors, fits, classes, banks …"""
     text = sys.stdin.read() if query == "-" else query
     relation = existing(db, as_of).sql(text, **_values(param))
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)

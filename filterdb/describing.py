@@ -244,10 +244,22 @@ def _model(view: View, model: str, bank: Bank | None) -> GroupDescription:
     columns = ("family", "filters", "percent", "mean_rho")
     families = [dict(zip(columns, found, strict=True)) for found in view.rows(_BEST_FAMILIES, model=model)]
     if not families:
-        reasons.append(f'no fits yet: filterdb fit --size {next(iter(by_size))} --model "{model}"')
+        reasons.append(_unfitted(model, by_size))
     identity = dict(zip(names, row, strict=True)) | {"sizes": {size: sum(map(len, k)) for size, k in by_size.items()}}
     said = f"{len(told)} filters in {identity['layers']} layers: " + _shares(_bands(told))
     return GroupDescription(identity, said, bands, _orders(told), _means(told), nearest, families, "; ".join(reasons) or None)
+
+
+def _unfitted(model: str, by_size: Mapping[str, Sequence[NDArray[np.float32]]]) -> str:
+    """Why a model has no fits: they were not made, or there is nothing to fit."""
+    for size, kernels in by_size.items():
+        if not all(centred_unit(layer).dead.all() for layer in kernels):
+            try:
+                choose(None, *schema.parse_size(size))
+            except InvalidArgument:
+                continue
+            return f'no fits yet: filterdb fit --size {size} --model "{model}"'
+    return "no family has a meaning for its kernels, which are constant, strips, or of even sizes"
 
 
 _BEST_FAMILIES = """

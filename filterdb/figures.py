@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.banks import Bank
+from filterdb.errors import InvalidArgument
 from filterdb.shapes import OTHER, SHAPES
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from filterdb.describing import FilterDescription, GroupDescription
 
 COLOURS = "RdBu_r"
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def draw_kernel(axes: Any, kernel: NDArray[np.floating], limit: float | None = None) -> None:
@@ -278,6 +280,8 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path, title: str) -> None:
+    if path.suffix not in PICTURES:
+        raise InvalidArgument(f"A picture is a file with one of the endings {', '.join(PICTURES)}, got {path.name}.")
     if title:
         figure.suptitle(title, fontsize=8)
     figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)

@@ -68,9 +68,9 @@ def fit(
         edition = view.snapshot.editions[slug(name)]
         there = store.fits_of(name, edition)
         same = None if there is None else pc.equal(there["size"], size)
-        before = set() if there is None else set(there.filter(same)["family"].unique().to_pylist()) - {None}
-        if again or not wanted <= before:
-            names = sorted(wanted if again and families is None else wanted | before)
+        before = set() if there is None else set(there.filter(same)["family"].unique().to_pylist())
+        if again or not (wanted <= before or before == {None}):  # of nothing but dead kernels there is no family
+            names = sorted(wanted if again and families is None else wanted | before - {None})
             kept = [] if there is None else [there.filter(pc.invert(same))]
 
             def told(count: int, name: str = name, done: int = done) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import duckdb
 import numpy as np
 import pytest
 from conftest import put
@@ -55,6 +56,16 @@ EXPECTED = {
         (2, "third", "1x2", 1, 7.0, 7.0, 7.0, 100.0),
     ],
     ("shared_kernels",): [("alpha", "beta", 1)],
+    # The 1x2 strip and the box smooth, the edges look left (their positive side), with all rules met in full.
+    ("bands",): [
+        ("(unknown)", "differential", 2, 40.0, 1.0), ("(unknown)", "lowpass", 2, 40.0, 1.0), ("(unknown)", "identity", 1, 20.0, 1.0),
+    ],
+    ("bands", ("by", "model"), ("models", "b*")): [("beta", "differential", 1, 100.0, 1.0)],
+    ("bands", ("by", "stride"), ("models", "beta")): [("1", "differential", 1, 100.0, 1.0)],
+    ("band_depth", ("size", "3x3")): [
+        (0.0, "differential", 1, 33.33), (0.0, "identity", 1, 33.33), (0.0, "lowpass", 1, 33.33), (0.5, "differential", 1, 100.0),
+    ],
+    ("directions",): [(1, 180.0, 2, 100.0)],
     ("datasets",): [("imagenet-1k", "3x3", 1, 3, 33.33), ("imagenet-1k", "1x2", 1, 1, 0.0), ("unknown", "3x3", 1, 1, 0.0)],
 }  # fmt: skip
 
@@ -216,6 +227,11 @@ def test_extremes(small):
     assert rows[0][1:] == ("alpha", "first", 1, 3.0, 9.0)
     assert len(rows) == 2
     assert rows[1][4] == 2.4495
+
+
+def test_bands_are_told_by_what_there_is(small):
+    with pytest.raises(duckdb.Error, match="by is task, model"):
+        small.query("bands", by="colour").fetchall()
 
 
 def test_every_query_is_documented_and_worked_out():

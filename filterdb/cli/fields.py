@@ -25,6 +25,14 @@ FIT_COLUMNS = (
     "at_bound",
 )  # fmt: skip
 
+SUMMARY = """
+family, count(*) AS filters, round(100.0 * count(*) / sum(count(*)) OVER (), 2) AS percent,
+round(avg(rho::DOUBLE), 4) AS mean_rho, round(median(rho::DOUBLE), 4) AS median_rho,
+round(100.0 * count(*) FILTER (rho >= 0.9) / count(*), 2) AS percent_above_90,
+round(100.0 * count(*) FILTER (at_bound) / count(*), 2) AS percent_at_bound
+"""
+"""As in the query families, of the models that were asked for."""
+
 
 def fit(
     size: Size = None,
@@ -40,8 +48,7 @@ def fit(
     with Bar(quiet=as_json) as bar:
         relation = database.fit(size, model=model, family=family, again=again, device=device, progress=bar)
     if summary:
-        chosen = model[0] if model and len(model) == 1 else "*"
-        relation = database.query("families", models=chosen, size=size or "*")
+        relation = relation.filter("best").aggregate(SUMMARY).order("filters DESC, family")
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 
@@ -171,8 +178,10 @@ def _numbers(values: dict[str, Any], title: str = "numbers") -> None:
     from rich.columns import Columns
     from rich.text import Text
 
-    print(f"{title}:")
     shown = [Text(f"{name} {cell(value)}") for name, value in values.items() if value is not None]
+    if not shown:
+        return
+    print(f"{title}:")
     screen = console()
     screen.width = min(screen.width, 130)
     screen.print(Columns(shown, padding=(0, 3)))

@@ -280,7 +280,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path, title: str) -> None:
-    if path.suffix not in PICTURES:
+    if path.suffix.lower() not in PICTURES:
         raise InvalidArgument(f"A picture is a file with one of the endings {', '.join(PICTURES)}, got {path.name}.")
     if title:
         figure.suptitle(title, fontsize=8)

@@ -183,6 +183,7 @@ def _rows(one: fits.FamilyFit, ids: NDArray[np.int64], size: str, best: NDArray[
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
     """A column of that type; numpy converts numbers several times as fast as Arrow does."""
     if isinstance(values, np.ndarray):
+        values = values.clip(-LARGEST, LARGEST) if values.dtype == np.float64 else values
         return pa.array(values.astype(kind.to_pandas_dtype(), copy=False))
     return values
 

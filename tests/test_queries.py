@@ -58,7 +58,9 @@ EXPECTED = {
     ("shared_kernels",): [("alpha", "beta", 1)],
     # The 1x2 strip and the box smooth, the edges look left (their positive side), with all rules met in full.
     ("bands",): [
-        ("(unknown)", "differential", 2, 40.0, 1.0), ("(unknown)", "lowpass", 2, 40.0, 1.0), ("(unknown)", "identity", 1, 20.0, 1.0),
+        ("(unknown)", "differential", 2, 40.0, 1.0),
+        ("(unknown)", "lowpass", 2, 40.0, 1.0),
+        ("(unknown)", "identity", 1, 20.0, 1.0),
     ],
     ("bands", ("by", "model"), ("models", "b*")): [("beta", "differential", 1, 100.0, 1.0)],
     ("bands", ("by", "stride"), ("models", "beta")): [("1", "differential", 1, 100.0, 1.0)],

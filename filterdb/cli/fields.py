@@ -33,6 +33,8 @@ round(100.0 * count(*) FILTER (at_bound) / count(*), 2) AS percent_at_bound
 """
 """As in the query families, of the models that were asked for."""
 
+SHOWN_FITS = 4
+
 
 def fit(
     size: Size = None,
@@ -128,8 +130,8 @@ def _filter(found: FilterDescription) -> None:
     _pictures(found)
     _numbers(found.words | found.numbers)
     _rows("nearest templates", found.nearest)
-    rows = [{name: row[name] for name in FIT_COLUMNS} for row in found.fits]
-    _rows("models, the best first (bic charges for parameters)", rows)
+    rows = [{name: row[name] for name in FIT_COLUMNS} for row in found.fits[:SHOWN_FITS]]
+    _rows(f"the best models of {len(found.fits)} (bic charges for parameters; --json has all)", rows)
 
 
 def _group(found: GroupDescription) -> None:

@@ -106,8 +106,9 @@ def _tables(
 
 
 def _parts(n: int, workers: int) -> Iterator[slice]:
-    """Slices of n kernels, so many that no worker is idle, and none larger than a batch."""
-    step = min(BATCH, max(SMALLEST_BATCH, -(-n // workers)))
+    """Slices of n kernels, as many for each worker, none larger than a batch."""
+    rounds = -(-n // (BATCH * workers))
+    step = max(SMALLEST_BATCH, -(-n // (rounds * workers)))
     return (slice(start, start + step) for start in range(0, n, step))
 
 

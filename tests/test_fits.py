@@ -111,7 +111,7 @@ def test_the_families_here_are_those_there():
 def test_a_member_is_found_again(family, size):
     if family not in meaningful(size):
         return
-    kernels, forms, scales = members(family, size, 40)
+    kernels, forms, scales = members(family, size, 25)
     [found] = fits.fit(kernels.astype(np.float32), [family])
     flat = family in ("dog", "jet1_two_scales")
     # A search ends where a step gains less than ENOUGH: near the top of a flat valley, that can be a little below it.
@@ -179,8 +179,8 @@ def test_a_kernel_does_not_depend_on_those_beside_it():
 def test_other_numbers_than_float32_are_taken():
     kernels = np.round(structured((5, 5), 11) * 100)
     for kind in (np.float64, np.int64, np.float16):
-        for one, expected in zip(fits.fit(kernels.astype(kind)), fits.fit(kernels), strict=True):
-            np.testing.assert_allclose(one.rho, expected.rho, atol=1e-6)
+        [one], [expected] = (fits.fit(each, ["jet1"]) for each in (kernels.astype(kind), kernels))
+        np.testing.assert_allclose(one.rho, expected.rho, atol=1e-6)
     nothing = fits.fit(np.zeros((0, 7, 7)))
     assert [one.family.name for one in nothing] == list(SCALES)
     assert all(len(one.rho) == len(one.sigma) == 0 for one in nothing)
@@ -327,7 +327,7 @@ def test_scipy_finds_little_that_is_better_where_valleys_are_many():
     jet1_two_scales came within 1e-3 on .93 of the demo network's, .95 of the synthetic and .78 of random 7x7 kernels, with a
     mean loss of .0002, .0002 and .0008 and a largest of .006; dog on 1, .98 and 1, with a mean loss below .0001.
     """
-    for kernels, share, mean in [(structured((7, 7), 33), 0.9, 5e-4), (random_kernels(30), 0.7, 1.5e-3)]:
+    for kernels, share, mean in [(structured((7, 7), 22), 0.9, 5e-4), (random_kernels(16), 0.65, 1.5e-3)]:
         dog = losses("dog", kernels, starts=2)
         assert (dog < 1e-3).mean() >= 0.95
         assert dog.clip(0).mean() < 2e-4

@@ -217,6 +217,45 @@ def test_the_classes_of_classifiers_do_not_mix(classified):
         classified.query("clustered")
 
 
+SLOPE = Jet(0.7, 0.9, {"dx": 1}).kernel(5)[None]
+CORNERS = np.zeros((1, 5, 5))  # a saddle: at right angles to the centre and to all that is even along x or y
+CORNERS[0, ::4, ::4] = [[1, -1], [-1, 1]]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """5x5 kernels told by impulse and first derivative, a 3x3 impulse by a Gaussian, whose scale is then at its bound."""
+    db = Database(tmp_path_factory.mktemp("fitted") / "filters")
+    mixed = 0.8 * unit(DOT) + 0.6 * unit(CORNERS)  # correlates .8 with the impulse
+    put(db, "net", {"first": np.concatenate([DOT, 1 - 2 * DOT, mixed, np.ones((1, 5, 5))]), "second": SLOPE})
+    put(db, "more", {"only": np.concatenate([-3 * SLOPE, 4 * SLOPE + 1]), "small": IDENTITY})
+    db.fit("5x5", family=["impulse", "first_derivative"])
+    db.fit("3x3", family="gaussian")
+    return db
+
+
+FITS_EXPECTED = {
+    # of net: the dead box counts nowhere; correlations 1, 1 and .8
+    ("families", ("size", "5x5")): [
+        ("first_derivative", 3, 50.0, 1.0, 1.0, 100.0, 0.0), ("impulse", 3, 50.0, 0.9333, 1.0, 66.67, 0.0),
+    ],
+    ("families", ("size", "5x5"), ("models", "n*")): [
+        ("impulse", 3, 75.0, 0.9333, 1.0, 66.67, 0.0), ("first_derivative", 1, 25.0, 1.0, 1.0, 100.0, 0.0),
+    ],
+    ("families", ("models", "more")): [
+        ("first_derivative", 2, 66.67, 1.0, 1.0, 100.0, 0.0), ("gaussian", 1, 33.33, 1.0, 1.0, 100.0, 100.0),
+    ],
+    ("families", ("size", "3x3"), ("models", "net")): [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", FITS_EXPECTED, ids=lambda asked: " ".join(map(str, asked)))
+def test_answers_about_fits_worked_out_by_hand(fitted, asked):
+    name, *parameters = asked
+    rows = fitted.query(name, **dict(parameters)).fetchall()
+    assert [tuple(row) for row in rows] == FITS_EXPECTED[asked]
+
+
 def test_duplicates(small):
     rows = small.query("duplicates", size="3x3").fetchall()
     ids = [i for (i,) in small.sql("SELECT filter_id FROM filters WHERE layer IN ('second', 'only')").fetchall()]
@@ -237,7 +276,7 @@ def test_bands_are_told_by_what_there_is(small):
 
 
 def test_every_query_is_documented_and_worked_out():
-    worked = {asked[0] for asked in [*EXPECTED, *CLASSES_EXPECTED]} | {"duplicates", "extremes"}
+    worked = {asked[0] for asked in [*EXPECTED, *CLASSES_EXPECTED, *FITS_EXPECTED]} | {"duplicates", "extremes"}
     assert worked == set(named_queries.names())
     assert len(worked) >= 8
     for name in named_queries.names():

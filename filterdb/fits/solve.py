@@ -25,13 +25,13 @@ LARGEST_SIGMA = 0.5
 """Of the kernel's shorter side: beyond it a Gaussian is nearly flat, and coefficients grow without meaning."""
 FINEST_NODE = 0.25
 """px, the second node of the grid after the smallest sigma: kernels hardly change in between."""
-NODES = {0: 1, 1: 48, 2: 12, 3: 9, 4: 9}
+NODES = {0: 1, 1: 48, 2: 12, 3: 9, 4: 8}
 """Nodes along each scale, by how many scales are searched."""
 GRID_ROOM = 2**19
 """Numbers that the grid of a part of the kernels may take: what stays in the processor's cache."""
 REFINE_ROOM = 2**20
 """Inner products of terms that are worked on at once: few enough for the cache, enough to be worth a call."""
-STEPS = 20
+STEPS = 14
 DAMPING = 1e-2
 LARGEST_DAMPING = 1e3
 LARGEST_STEP = 0.7
@@ -328,11 +328,13 @@ def _step(point: _Point, missing: Tensor, scales: Tensor, damping: Tensor, low: 
     curvature = curvature + torch.diag_embed(damping * scaling + 1e-9 + (1 - free))
     step = torch.linalg.solve(curvature, gradient)
     # where the learned curvature bends the wrong way, Gauss and Newton's own does not
-    plain = point.curvature * free[:, :, None] * free[:, None, :] + torch.diag_embed(
-        (damping + 1e-3) * scaling + 1e-9 + (1 - free)
-    )
-    uphill = (step * gradient).sum(-1, keepdim=True) > 0
-    return torch.where(uphill, step, torch.linalg.solve(plain, gradient)).clamp(-LARGEST_STEP, LARGEST_STEP)
+    down = ((step * gradient).sum(-1) <= 0).nonzero()[:, 0]
+    if len(down):
+        free, scaling, damping = free[down], scaling[down], damping[down]
+        plain = point.curvature[down] * free[:, :, None] * free[:, None, :]
+        plain = plain + torch.diag_embed((damping + 1e-3) * scaling + 1e-9 + (1 - free))
+        step[down] = torch.linalg.solve(plain, gradient[down])
+    return step.clamp(-LARGEST_STEP, LARGEST_STEP)
 
 
 def interchangeable(form: Form) -> bool:

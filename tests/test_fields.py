@@ -392,7 +392,7 @@ def test_descriptors_are_there_at_ingest_and_follow_the_kernels(stored):
 
 def test_no_number_of_the_table_is_nan(stored):
     put(stored, "odd", {"even": random_kernels(3, 4, 4), "strip": random_kernels(3, 1, 5), "tiny": 1e-30 * random_kernels(2)})
-    put(stored, "vast", {"conv": np.array([np.add.outer(np.arange(7.0) ** 2, np.arange(7.0) ** 2)]) * 1e33})
+    put(stored, "vast", {"conv": np.array([np.add.outer(np.arange(7.0) ** 2, np.arange(7.0) ** 2)]) * 1e35})
     stored.fit("7x7")  # with coefficients beyond float32, which end at its largest number
     check_whole(stored)
     table = stored.sql("SELECT * FROM descriptors").to_arrow_table()

@@ -25,13 +25,13 @@ LARGEST_SIGMA = 0.5
 """Of the kernel's shorter side: beyond it a Gaussian is nearly flat, and coefficients grow without meaning."""
 FINEST_NODE = 0.25
 """px, the second node of the grid after the smallest sigma: kernels hardly change in between."""
-NODES = {0: 1, 1: 48, 2: 12, 3: 9, 4: 8}
+NODES = {0: 1, 1: 48, 2: 12, 3: 9, 4: 9}
 """Nodes along each scale, by how many scales are searched."""
 GRID_ROOM = 2**19
 """Numbers that the grid of a part of the kernels may take: what stays in the processor's cache."""
 REFINE_ROOM = 2**20
 """Inner products of terms that are worked on at once: few enough for the cache, enough to be worth a call."""
-STEPS = 14
+STEPS = 20
 DAMPING = 1e-2
 LARGEST_DAMPING = 1e3
 LARGEST_STEP = 0.7

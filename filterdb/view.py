@@ -171,7 +171,9 @@ class View:
         if not known:
             near = (model for model, _ in splits if get_close_matches(model, self.models, 1, 0.5))
             raise not_found("model", next(near, text), self.models)
-        layers = [[row[0] for row in self.rows("SELECT layer FROM layers WHERE model = $model", model=model)] for model, _ in known]
+        layers = [
+            [row[0] for row in self.rows("SELECT layer FROM layers WHERE model = $model", model=model)] for model, _ in known
+        ]
         for split, there in zip(known, layers, strict=True):
             if split[1] in there:
                 return split

@@ -222,23 +222,24 @@ class Solver:
         damping = torch.full((len(unit), 1), DAMPING, dtype=torch.float64, device=unit.device)
         missing = torch.zeros_like(now.curvature)
         scales = log_sigma
+        going = torch.ones_like(at, dtype=torch.bool)
         for _ in range(STEPS):
             there = (scales + _step(now, missing, scales, damping, self._low, self._high)).clamp(self._low, self._high)
             tried = self._evaluate(maps, there)
             gain = tried.rho2 - now.rho2
-            better = gain > 0
+            better = (gain > 0) & going  # a kernel that is done stays so: its fit must not depend on its neighbours
             if self.opposite:
                 better &= (tried.weights[:, 0] * tried.weights[:, 1] < 0) | (now.weights[:, 0] * now.weights[:, 1] >= 0)
             missing = _secant(missing, there - scales, now.gradient - tried.gradient, tried.curvature)
             now, scales = now.replaced(better, tried), torch.where(better[:, None], there, scales)
             damping = torch.where(better[:, None], damping * 0.1, damping.clamp(min=1e-3) * 10)
             best.rho2[at], best.log_sigma[at], best.weights[at], best.means[at] = now.rho2, scales, now.weights, now.means
-            going = (gain > ENOUGH) | (~better & (damping[:, 0] < LARGEST_DAMPING))
+            going &= (gain > ENOUGH) | (~better & (damping[:, 0] < LARGEST_DAMPING))
             if not bool(going.any()):
                 break
             if int(going.sum()) < 0.8 * len(going):
                 maps, scales, damping, missing, at = (rows[going] for rows in (maps, scales, damping, missing, at))
-                now = now.chosen(going)
+                now, going = now.chosen(going), going[going]
         return best
 
     def _evaluate(self, maps: Tensor, log_sigma: Tensor) -> _Point:

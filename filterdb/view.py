@@ -170,7 +170,7 @@ class View:
         known = known or [(name, layer) for glob, layer in splits for name in self.models if fnmatchcase(name, glob)]
         if not known:
             near = (model for model, _ in splits if get_close_matches(model, self.models, 1, 0.5))
-            raise not_found("model", next(near, text), self.models)
+            raise not_found("model", next(near, text.rpartition(":")[0] or text), self.models)
         layers = [
             [row[0] for row in self.rows("SELECT layer FROM layers WHERE model = $model", model=model)] for model, _ in known
         ]

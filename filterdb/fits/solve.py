@@ -157,10 +157,12 @@ class Solver:
         """The nodes, (m, searched) log sigma: one for each combination; interchangeable pairs in one order only."""
         count = NODES[self.form.searched]
         finest = min(math.log(FINEST_NODE), self._high - 1e-3)
-        along = torch.cat([torch.tensor([self._low]), torch.linspace(finest, self._high, count - 1)]) if count > 1 else None
-        if along is None:
+        if count == 1:
             return torch.zeros(1, 0, dtype=torch.float64)
-        nodes = torch.cartesian_prod(*[along.double()] * self.form.searched).reshape(-1, self.form.searched)
+        # in float64, so that a node at a bound is at it: a search from a hair's breadth inside ends at once
+        kind = torch.float64
+        along = torch.cat([torch.tensor([self._low], dtype=kind), torch.linspace(finest, self._high, count - 1, dtype=kind)])
+        nodes = torch.cartesian_prod(*[along] * self.form.searched).reshape(-1, self.form.searched)
         if interchangeable(self.form):
             half = self.form.searched // 2
             first, second = nodes[:, :half].sum(1), nodes[:, half:].sum(1)

@@ -18,7 +18,7 @@ from tests.real import data, manifest
 
 SOME = 12
 """Kernels of each layer that are fitted, of the three layers with the largest kernels."""
-FAMILIES = ["impulse", "gaussian", "first_derivative", "laplacian"]
+FAMILIES = ["impulse", "gaussian", "laplacian"]
 READABLE = [entry for entry in manifest() if not {entry["file"], "." + entry["file"].rpartition(".")[2]} & set(REFUSED)]
 
 
@@ -54,7 +54,7 @@ def test_a_real_checkpoint_is_fitted_and_described(entry: dict[str, Any], tmp_pa
         assert 0 <= row["rho"] <= 1
         assert np.isfinite([row["bic"], row["residual"], row["offset"], *row["coefficients"]]).all()
     # A filter's numbers are those of its own kernel, whatever stood beside it.
-    for row in living[:: max(1, len(living) // 3)]:
+    for row in living[:: -(-len(living) // 2)]:
         kernel = layers[row["layer"]][row["channel"]]
         [one] = fits.fit(kernel[None], [row["family"]])
         assert one.rho[0] == pytest.approx(row["rho"], abs=2e-3)

@@ -168,7 +168,7 @@ def cropped(sigma: float, derivative: str) -> np.ndarray:
     return t if not derivative else np.convolve(np.pad(t, 1, mode="edge"), mask(derivative), mode="valid")
 
 
-@pytest.mark.parametrize("form", published.FORMS)
+@pytest.mark.parametrize("form", ["T", "dx", "dy+", "sharpening"])
 @pytest.mark.parametrize("method", ["A", "B", "C1", "D2"])
 def test_gain_does_not_matter_and_dc_only_to_derivatives(form: str, method: str) -> None:
     if form == "sharpening" and method in published.BY_VARIANCE:

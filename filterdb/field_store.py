@@ -17,7 +17,7 @@ from filterdb.store import Derived, Place, Snapshot
 from filterdb.store.collection import slug
 from filterdb.view import View
 
-FITS_VERSION = 1
+FITS_VERSION = 2
 """Of the families and the search in ``filterdb.fits``; raise it when a fit would come out differently."""
 _DESCRIBER = ("descriptors", str(descriptors.VERSION))
 _FITTER = ("fits", str(FITS_VERSION))

@@ -24,7 +24,7 @@ from filterdb.view import View
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-BATCH = 16_384
+BATCH = 32_768
 """Kernels fitted at a time: enough for each step to be worth its overhead."""
 LARGEST = float(np.finfo(np.float32).max)
 """The coefficients of absurd weights end here, as their gains in the descriptors do."""

@@ -103,7 +103,7 @@ def best(fits: Sequence[FamilyFit]) -> NDArray[np.int64]:
 def model(one: FamilyFit, row: int, kernel_h: int, kernel_w: int) -> NDArray[np.float64]:
     """The (kernel_h, kernel_w) kernel that a fit describes, offset included."""
     form = one.family.forms[int(one.form[row])]
-    basis = solver(form, kernel_h, kernel_w, "cpu", one.family.opposite).kernels(
+    basis = solver(form, kernel_h, kernel_w, "cpu", one.family.opposite).basis.kernels(
         torch.from_numpy(np.log(one.sigma[row : row + 1]))
     )
     fitted: NDArray[np.float64] = np.einsum("p,phw->hw", one.coefficients[row], basis[0].numpy()) + one.offset[row]

@@ -1,23 +1,23 @@
 """Fitting many kernels at once: a grid over the scales, closed-form coefficients, and refinement.
 
 Variable projection (Golub and Pereyra 1973): for given scales the coefficients follow by linear least squares, so what is
-searched is rho²(scales), the share of a centred unit kernel that the span of the centred basis explains. The best node of a grid
-starts Levenberg-Marquardt steps in log sigma, for all kernels of a batch side by side. All bases are sums of separable terms, so
-inner products of kernels and basis functions, and of basis functions with each other, come from vectors along one axis.
+searched is rho²(scales), the share of a centred unit kernel that the span of the centred basis explains. The best nodes of a grid
+start Levenberg-Marquardt steps in log sigma, for all kernels of a batch side by side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from filterdb.fits.families import IMPULSE, LINE, ONE, Form, Term
-from filterdb.scale_space import differentiable
+from filterdb.fits.basis import Basis
+from filterdb.fits.equations import Equations, Point, inverse, summed
+from filterdb.fits.families import Form
 
 SMALLEST_SIGMA = 0.1
 """px. There T is the unit impulse to .005, and its derivatives are the bare differences."""
@@ -28,25 +28,27 @@ FINEST_NODE = 0.25
 NODES = {0: 1, 1: 48, 2: 12, 3: 9, 4: 9}
 """Nodes along each scale, by how many scales are searched."""
 GRID_ROOM = 2**19
-"""Numbers that the grid of a part of the kernels may take: what stays in the processor's cache."""
-REFINE_ROOM = 2**20
-"""Inner products of terms that are worked on at once: few enough for the cache, enough to be worth a call."""
-STEPS = 20
+"""Numbers that the grid of a part of the kernels may take: what stays in a processor's cache."""
+REFINE_ROOM = 2**21
+"""Taps of the kernels that are refined at once: few enough for the cache, enough to be worth a call."""
+ON_GPU = 64
+"""Times as much room there: a GPU is filled by many kernels at once."""
+STEPS = 30
 DAMPING = 1e-2
-LARGEST_DAMPING = 1e3
-LARGEST_STEP = 0.7
+PROMISE = 0.3
+"""Of the rho² that is worth a step: one whose slope promises less ends the search."""
+LARGEST_STEP = 0.5
 """In log sigma."""
-SAFE = 0.5
+SAFE = 0.7
 """Cosine: a learned curvature is taken over only where the step lies this much along what was lacking."""
-ENOUGH = 1e-5
-"""A kernel whose rho² grew by less in a step is done."""
-RIDGE = 1e-11
-"""Of a Gram matrix's diagonal: keeps the solution finite where two basis functions coincide."""
+ROUGHLY, ENOUGH = 1e-5, 1e-6
+"""A kernel whose rho² grew by less in a step is done: with the search in float32, and with its end in float64."""
+HAIR = 1e-6
+"""In log sigma: float32 cannot tell a scale that is nearer to a bound from one at it."""
 AT_BOUND = 0.01
 """In log sigma: a scale nearer than this to the smallest or the largest is at its bound."""
-
-CLOSE = 0.95
-"""Of the best rho² among the forms' best nodes: a form that comes so near on the grid may be the best between its nodes."""
+CLOSE = 0.9
+"""Of the best rho² among all starts' best nodes: a start that comes so near on the grid may be the best between its nodes."""
 COINCIDE = 0.05
 """In log sigma: two pairs of scales nearer than this are one in the limit, and their coefficients grow against each other."""
 
@@ -65,6 +67,18 @@ class Solution:
     """(n, coefficients), the mean tap of each basis function."""
 
 
+@dataclass
+class _Starts:
+    """A part of the grid from which one search starts."""
+
+    nodes: Tensor
+    """(nodes, searched) log sigma."""
+    columns: list[Tensor]
+    """For each coefficient (taps of its support, nodes) float32: the centred basis, made orthonormal."""
+    triangles: Tensor
+    """(nodes, coefficients, coefficients) of the basis in terms of the columns."""
+
+
 def bounds(kernel_h: int, kernel_w: int) -> tuple[float, float]:
     """The smallest and the largest sigma that are searched, px."""
     return SMALLEST_SIGMA, LARGEST_SIGMA * min(kernel_h, kernel_w)
@@ -74,239 +88,153 @@ class Solver:
     """One form at one kernel size, on one device."""
 
     def __init__(self, form: Form, kernel_h: int, kernel_w: int, device: str = "cpu", opposite: bool = False):
-        self.form, self.size, self.opposite = form, (kernel_h, kernel_w), opposite
-        self._low, self._high = (math.log(sigma) for sigma in bounds(kernel_h, kernel_w))
-        self._along: tuple[list[tuple[str, int]], list[tuple[str, int]]] = ([], [])  # profiles along x, along y: (kind, scale)
-        terms: list[tuple[int, int]] = []
-        basis = [
-            [(self._term(terms, (term.x, term.y), self._pair(term)), weight) for term, weight in combination]
-            for combination in form.basis
-        ]
-        self._leading = len(terms)  # those of the basis come first, those of its slopes after them
-        slopes = [
-            (self._pair(term)[axis], i, self._term(terms, changed, self._pair(term)), weight * factor)
-            for i, combination in enumerate(form.basis)
-            for term, weight in combination
-            for axis, changed, factor in _slopes(term)
-        ]
-        self._x, self._y = (torch.tensor([term[axis] for term in terms], device=device) for axis in (0, 1))
-        mix = torch.zeros(form.coefficients, self._leading, dtype=torch.float64)
-        for i, combination in enumerate(basis):
-            for number, weight in combination:
-                mix[i, number] += weight
-        self._mix = None if torch.equal(mix, torch.eye(self._leading)) else mix.to(device)
-        self._slopes = torch.zeros(form.searched, form.coefficients, len(terms), dtype=torch.float64, device=device)
-        for scale, i, number, weight in slopes:
-            self._slopes[scale, i, number] += weight
-        self._nodes = self._grid().to(device)
-        self._columns, self._triangles = self._orthonormal(self._nodes)
+        self.form, self.opposite = form, opposite
+        smallest, largest = bounds(kernel_h, kernel_w)
+        self._low, self._high = math.log(smallest), math.log(largest)
+        self.basis = Basis(form, kernel_h, kernel_w, largest, device)
+        self._rough = Equations(Basis(form, kernel_h, kernel_w, largest, device, torch.float32))  # to choose among starts
+        self._exact = Equations(self.basis)
+        self._supports = [self.basis.support_of(number) for number in range(form.coefficients)]
+        self.starts = [self._orthonormal(nodes) for nodes in self._grid()]
+        self._room = ON_GPU if self.basis.device != "cpu" else 1
 
-    def _pair(self, term: Term) -> tuple[int, int]:
-        """Which of the searched scales are a term's along x and y."""
-        return self.form.scales[term.pair] if self.form.scales else (-1, -1)
+    def _grid(self) -> list[Tensor]:
+        """The nodes of each start, (m, searched) log sigma: one for each combination; interchangeable pairs in one order only.
 
-    def _term(self, terms: list[tuple[int, int]], kinds: tuple[str, str], pair: tuple[int, int]) -> int:
-        """The number of a separable product, made anew if it is not there."""
-        place = []
-        for along, kind, scale in zip(self._along, kinds, pair, strict=True):
-            key = (kind, -1 if kind in (ONE, IMPULSE) else scale)
-            if key not in along:
-                along.append(key)
-            place.append(along.index(key))
-        if (place[0], place[1]) not in terms:
-            terms.append((place[0], place[1]))
-        return terms.index((place[0], place[1]))
-
-    # -- bases -----------------------------------------------------------------------------------------------------------
-
-    def _profiles(self, axis: int, s: Tensor) -> Tensor:
-        """(n, profiles, taps): the profiles along x (0) or y (1) at variances s, (n, searched). y is up, row 0 is on top."""
-        along, size = self._along[axis], self.size[1 - axis]
-        radius = size // 2
-        n = torch.arange(-radius, radius + 1, dtype=s.dtype, device=s.device)
-        found: dict[tuple[str, int], Tensor] = {}
-        for scale in range(s.shape[1]):
-            kinds = tuple(kind for kind, at in along if at == scale and kind not in (LINE, _LINE_SLOPE))
-            if kinds:
-                several = differentiable.profiles(radius, s[:, scale], kinds)
-                found |= {(kind, scale): several[:, i] for i, kind in enumerate(kinds)}
-        for kind, scale in along:
-            if kind == ONE:
-                found[kind, scale] = torch.ones_like(n).expand(len(s), size)
-            elif kind == IMPULSE:
-                found[kind, scale] = (n == 0).to(s.dtype).expand(len(s), size)
-            elif kind in (LINE, _LINE_SLOPE):
-                v = s[:, scale, None]
-                line = torch.exp(-(n**2) / (2 * v))
-                found[kind, scale] = line if kind == LINE else line * n**2 / (2 * v**2)
-        stacked = torch.stack([found[key] for key in along], 1)
-        return stacked.flip(-1) if axis == 1 else stacked
-
-    def kernels(self, log_sigma: Tensor) -> Tensor:
-        """(n, coefficients, kernel_h, kernel_w): the basis functions at scales (n, searched), not centred."""
-        s = torch.exp(2 * log_sigma)
-        x, y = self._profiles(0, s), self._profiles(1, s)
-        terms = y[:, self._y, :, None] * x[:, self._x, None, :]
-        return self._mixed(terms[:, : self._leading].flatten(2)).view(len(s), -1, *self.size)
-
-    def _mixed(self, leading: Tensor) -> Tensor:
-        """(n, coefficients, …) of the basis from (n, leading, …) of its terms."""
-        return leading if self._mix is None else self._mix @ leading
-
-    def _grid(self) -> Tensor:
-        """The nodes, (m, searched) log sigma: one for each combination; interchangeable pairs in one order only."""
-        count = NODES[self.form.searched]
+        Two pairs of scales start twice: nested, where one is the finer along x and y, and crossed, where it is along one only.
+        """
+        count, kind = NODES[self.form.searched], torch.float64
         finest = min(math.log(FINEST_NODE), self._high - 1e-3)
         if count == 1:
-            return torch.zeros(1, 0, dtype=torch.float64)
+            return [torch.zeros(1, 0, dtype=kind, device=self.basis.device)]
         # in float64, so that a node at a bound is at it: a search from a hair's breadth inside ends at once
-        kind = torch.float64
         along = torch.cat([torch.tensor([self._low], dtype=kind), torch.linspace(finest, self._high, count - 1, dtype=kind)])
-        nodes = torch.cartesian_prod(*[along] * self.form.searched).reshape(-1, self.form.searched)
-        if interchangeable(self.form):
-            half = self.form.searched // 2
-            first, second = nodes[:, :half].sum(1), nodes[:, half:].sum(1)
-            nodes = nodes[first < second - 1e-9]
-        return nodes
+        nodes = torch.cartesian_prod(*[along] * self.form.searched).reshape(-1, self.form.searched).to(self.basis.device)
+        if not interchangeable(self.form):
+            return [nodes]
+        half = self.form.searched // 2
+        finer = nodes[:, half:] - nodes[:, :half]
+        nodes, finer = (rows[finer.sum(1) > 1e-9] for rows in (nodes, finer))
+        nested = (finer >= -1e-9).all(1)
+        return [nodes[nested], nodes[~nested]] if not bool(nested.all()) else [nodes]
 
-    def _orthonormal(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The centred basis at each node made orthonormal, (coefficients, taps, nodes) float32, and the triangles of it."""
-        kernels = self.kernels(nodes).flatten(2)
+    def _orthonormal(self, nodes: Tensor) -> _Starts:
+        kernels = self.basis.kernels(nodes).flatten(2)
         centred = (kernels - kernels.mean(-1, keepdim=True)).transpose(1, 2)
         q, r = torch.linalg.qr(centred)
         # a function that adds nothing to those before it has a direction of rounding only
         size = centred.norm(dim=1)
         real = r.diagonal(dim1=1, dim2=2).abs() > 1e-6 * size.clamp(min=1e-30)
         q = q * real[:, None, :]
-        return q.permute(2, 1, 0).float().contiguous(), r
+        columns = [
+            self.basis.folded(q[:, :, number].contiguous())[support].flatten(0, 1).float().contiguous()
+            for number, support in enumerate(self._supports)
+        ]
+        return _Starts(nodes, columns, r)
 
     # -- fitting ---------------------------------------------------------------------------------------------------------
 
     def fit(self, unit: Tensor) -> Solution:
         """Fit centred unit kernels (n, kernel_h * kernel_w), float32."""
-        return self.refine(unit, self.start(unit)[0])
+        return best_of([self], unit)[1]
 
     def start(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """The best node for each kernel, (n, searched), and its rho²."""
-        parts = [self._start(part) for part in unit.split(max(64, GRID_ROOM // len(self._nodes)))]
-        return torch.cat([nodes for nodes, _ in parts]), torch.cat([score for _, score in parts])
+        """For each kernel the best node of the grid, or the best that the starts lead to: (n, searched), and its rho²."""
+        most = max(len(one.nodes) for one in self.starts)
+        parts = [self._on_grid(part) for part in unit.split(max(64, self._room * GRID_ROOM // most))]
+        starts = [(torch.cat([p[0] for p in one]), torch.cat([p[1] for p in one])) for one in zip(*parts, strict=True)]
+        if len(starts) == 1:
+            return starts[0]
+        enough = CLOSE * torch.stack([score for _, score in starts]).amax(0)
+        scales, best = torch.zeros_like(starts[0][0]), torch.full_like(enough, -1.0)
+        for nodes, score in starts:
+            rows = (score >= enough).nonzero()[:, 0]
+            there, rho2 = self._search(unit[rows], nodes[rows])
+            better = rho2 > best[rows]
+            scales[rows[better]], best[rows[better]] = there[better], rho2[better]
+        return scales, best
 
-    def _start(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        # one coefficient after the other: the numbers of a part then stay in the processor's cache
-        projected = unit @ self._columns[0]
-        score = projected.square()
-        for columns in self._columns[1:]:
-            second = unit @ columns
-            score.addcmul_(second, second)
-        if self.opposite:
-            r = self._triangles.float()
-            second = second / r[:, 1, 1]
-            first = (projected - r[:, 0, 1] * second) / r[:, 0, 0]
-            score = torch.where(first * second < 0, score, score * 1e-3)
-        best, node = score.max(1)
-        return self._nodes[node], best
+    def _on_grid(self, unit: Tensor) -> list[tuple[Tensor, Tensor]]:
+        folded = self.basis.folded(unit)
+        parts = [folded[support].flatten(0, 1).T.contiguous() for support in self._supports]
+        found = []
+        for one in self.starts:
+            # one coefficient after the other: the numbers of a part then stay in the processor's cache
+            projected = parts[0] @ one.columns[0]
+            score = projected.square()
+            second = projected if len(parts) < 3 else torch.empty_like(projected)
+            for part, columns in zip(parts[1:], one.columns[1:], strict=True):
+                second = torch.mm(part, columns, out=second) if len(parts) > 2 else part @ columns
+                score.addcmul_(second, second)
+            if self.opposite:
+                r = one.triangles.float()
+                second = second / r[:, 1, 1]
+                first = (projected - r[:, 0, 1] * second) / r[:, 0, 0]
+                score = torch.where(first * second < 0, score, score * 1e-3)
+            best, node = score.max(1)
+            found.append((one.nodes[node], best))
+        return found
 
-    def refine(self, unit: Tensor, log_sigma: Tensor) -> Solution:
-        """Levenberg-Marquardt from given scales; a step is kept only if it explains more."""
-        part = max(256, REFINE_ROOM // len(self._x) ** 2)
-        parts = [self._refine(*both) for both in zip(unit.split(part), log_sigma.split(part), strict=True)]
+    def _search(self, unit: Tensor, log_sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The way from a node (n, searched) in float32: the scales it leads to, in float64, and rho² there."""
+        parts = [
+            self._climb(self._rough, kernels, scales, ROUGHLY)
+            for kernels, scales in zip(self._split(unit), self._split(log_sigma.float()), strict=True)
+        ]
+        scales = torch.cat([one.log_sigma for one in parts]).double()
+        for bound in (self._low, self._high):
+            scales[(scales - bound).abs() < HAIR] = bound
+        return scales, torch.cat([one.rho2 for one in parts])
+
+    def finish(self, unit: Tensor, log_sigma: Tensor) -> Solution:
+        """The end of the way from given scales (n, searched), in float64."""
+        # centred and of length 1 to float64's rounding: float32's would show in the residual of a kernel that is explained whole
+        exact = unit.double()
+        exact = torch.nn.functional.normalize(exact - exact.mean(1, keepdim=True), dim=1)
+        parts = [
+            self._climb(self._exact, kernels, scales, ENOUGH)
+            for kernels, scales in zip(self._split(exact), self._split(log_sigma), strict=True)
+        ]
         return Solution(*(torch.cat([getattr(one, name) for one in parts]) for name in Solution.__dataclass_fields__))
 
-    def _refine(self, unit: Tensor, log_sigma: Tensor) -> Solution:
-        # centred and of length 1 to float64's rounding: float32's would show in the residual of a kernel that is explained whole
-        maps = unit.double()
-        maps = torch.nn.functional.normalize(maps - maps.mean(1, keepdim=True), dim=1).view(len(unit), *self.size)
-        now = self._evaluate(maps, log_sigma)
-        best = Solution(now.rho2.clone(), log_sigma.clone(), now.weights.clone(), now.means.clone())
-        if self.form.searched == 0:
-            return best
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        taps = self.basis.size[0] * self.basis.size[1]
+        return rows.split(max(64, self._room * REFINE_ROOM // taps))
+
+    def _climb(self, equations: Equations, unit: Tensor, log_sigma: Tensor, enough: float) -> Solution:
+        """Levenberg-Marquardt; a step is kept only if it explains more."""
+        kernels, scales = self.basis.folded(unit), log_sigma.T.contiguous()
+        now = equations.at(kernels, scales)
+        rho2, sigmas, weights, means = now.rho2.clone(), scales.clone(), now.weights.clone(), now.means.clone()
         at = torch.arange(len(unit), device=unit.device)
-        damping = torch.full((len(unit), 1), DAMPING, dtype=torch.float64, device=unit.device)
+        damping = torch.full_like(now.rho2, DAMPING)
         missing = torch.zeros_like(now.curvature)
-        scales = log_sigma
         going = torch.ones_like(at, dtype=torch.bool)
-        for _ in range(STEPS):
-            there = (scales + _step(now, missing, scales, damping, self._low, self._high)).clamp(self._low, self._high)
-            tried = self._evaluate(maps, there)
+        for _ in range(STEPS if self.form.searched else 0):
+            step = _step(now, missing, scales, damping, self._low, self._high)
+            promised = summed(step, now.gradient, 0)
+            there = (scales + step).clamp(self._low, self._high)
+            tried = equations.at(kernels, there)
             gain = tried.rho2 - now.rho2
             better = (gain > 0) & going  # a kernel that is done stays so: its fit must not depend on its neighbours
             if self.opposite:
-                better &= (tried.weights[:, 0] * tried.weights[:, 1] < 0) | (now.weights[:, 0] * now.weights[:, 1] >= 0)
+                better &= (tried.weights[0] * tried.weights[1] < 0) | (now.weights[0] * now.weights[1] >= 0)
             missing = _secant(missing, there - scales, now.gradient - tried.gradient, tried.curvature)
-            now, scales = now.replaced(better, tried), torch.where(better[:, None], there, scales)
-            damping = torch.where(better[:, None], damping * 0.1, damping.clamp(min=1e-3) * 10)
-            best.rho2[at], best.log_sigma[at], best.weights[at], best.means[at] = now.rho2, scales, now.weights, now.means
-            going &= (gain > ENOUGH) | (~better & (damping[:, 0] < LARGEST_DAMPING))
-            if not bool(going.any()):
-                break
-            if int(going.sum()) < 0.8 * len(going):
-                maps, scales, damping, missing, at = (rows[going] for rows in (maps, scales, damping, missing, at))
-                now, going = now.chosen(going), going[going]
-        return best
-
-    def _evaluate(self, maps: Tensor, log_sigma: Tensor) -> _Point:
-        s = torch.exp(2 * log_sigma)
-        x, y = self._profiles(0, s).index_select(1, self._x), self._profiles(1, s).index_select(1, self._y)
-        taps = self.size[0] * self.size[1]
-        response = ((y @ maps) * x).sum(-1)
-        mean = y.sum(-1) * x.sum(-1) / taps
-        inner = (y @ y.mT).mul_(x @ x.mT).baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-taps)
-        cross = self._mixed(inner[:, : self._leading])
-        gram = self._mixed(cross[:, :, : self._leading].mT)
-        wanted, means = (self._mixed(one[:, : self._leading, None])[..., 0] for one in (response, mean))
-        weights, solve = _solved(gram, wanted)
-        rho2 = (wanted * weights).sum(-1)
-        slopes = torch.einsum("qpe,np->nqe", self._slopes, weights) * (2 * s)[:, :, None]
-        shared = slopes @ cross.mT
-        gradient = (slopes @ response[:, :, None])[..., 0] - (shared @ weights[:, :, None])[..., 0]
-        curvature = slopes @ inner @ slopes.mT - shared @ solve @ shared.mT
-        return _Point(rho2, weights, means, gradient, curvature)
-
-
-@dataclass
-class _Point:
-    """What is known of n kernels at their scales."""
-
-    rho2: Tensor
-    weights: Tensor
-    means: Tensor
-    gradient: Tensor
-    """(n, searched), of rho² / 2 by log sigma."""
-    curvature: Tensor
-    """(n, searched, searched), Gauss and Newton's."""
-
-    def replaced(self, where: Tensor, other: _Point) -> _Point:
-        def pick(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(where.view(-1, *[1] * (a.dim() - 1)), b, a)
-
-        return _Point(*(pick(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__))
-
-    def chosen(self, rows: Tensor) -> _Point:
-        return _Point(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-
-_LINE_SLOPE = "line'"
-
-
-def _slopes(term: Term) -> Iterator[tuple[int, tuple[str, str], float]]:
-    """The derivatives of a term by its variances: along which axis, the profiles along x and y, and a factor.
-
-    T diffuses: its derivative by s is half its second difference, and so it is for all differences of T.
-    """
-    for axis, kind in enumerate((term.x, term.y)):
-        if kind not in (ONE, IMPULSE):
-            changed, factor = (_LINE_SLOPE, 1.0) if kind == LINE else ("dd" + kind, 0.5)
-            yield axis, (changed, term.y) if axis == 0 else (term.x, changed), factor
-
-
-def _solved(gram: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares: (n, p) weights for gram (n, p, p) and wanted (n, p), and the inverse of gram."""
-    p = gram.shape[-1]
-    size = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-30).rsqrt()
-    scaled = gram * size[:, :, None] * size[:, None, :] + RIDGE * torch.eye(p, dtype=gram.dtype, device=gram.device)
-    inverse = torch.linalg.inv(scaled) if p > 1 else 1 / scaled
-    inverse = inverse * size[:, :, None] * size[:, None, :]
-    return (inverse @ wanted[:, :, None])[..., 0], inverse
+            now, scales = now.replaced(better, tried), torch.where(better, there, scales)
+            damping = torch.where(better, damping * 0.1, damping.clamp(min=1e-3) * 10)
+            going &= ((gain > enough) | ~better) & (promised > PROMISE * enough)
+            left = int(going.sum())
+            if left < 0.8 * len(going):
+                rho2[at], sigmas[:, at], weights[:, at], means[:, at] = now.rho2, scales, now.weights, now.means
+                if left == 0:
+                    break
+                rest = going.nonzero()[:, 0]
+                kernels, scales, damping, missing, at = (
+                    one.index_select(-1, rest) for one in (kernels, scales, damping, missing, at)
+                )
+                now, going = now.chosen(rest), going[rest]
+        rho2[at], sigmas[:, at], weights[:, at], means[:, at] = now.rho2, scales, now.weights, now.means
+        return Solution(rho2, sigmas.T, weights.T, means.T)
 
 
 def _secant(missing: Tensor, step: Tensor, change: Tensor, curvature: Tensor) -> Tensor:
@@ -314,30 +242,30 @@ def _secant(missing: Tensor, step: Tensor, change: Tensor, curvature: Tensor) ->
 
     A symmetric rank-one update (Dennis, Gay and Welsch 1981): without it, convergence is slow on kernels that no scale fits well.
     """
-    lack = change - ((curvature + missing) @ step[:, :, None])[..., 0]
-    along = (lack * step).sum(-1)
-    safe = along.abs() > SAFE * lack.norm(dim=1) * step.norm(dim=1) + 1e-30
+    lack = change - summed(curvature + missing, step[None], 1)
+    along = summed(lack, step, 0)
+    safe = along.abs() > SAFE * (summed(lack, lack, 0) * summed(step, step, 0)).sqrt() + 1e-30
     share = torch.where(safe, 1 / torch.where(safe, along, 1.0), 0.0)
-    return missing + share[:, None, None] * lack[:, :, None] * lack[:, None, :]
+    return missing + (share * lack)[:, None] * lack
 
 
-def _step(point: _Point, missing: Tensor, scales: Tensor, damping: Tensor, low: float, high: float) -> Tensor:
-    """A damped step, (n, searched); scales at a bound that want to go further stay."""
+def _step(point: Point, missing: Tensor, scales: Tensor, damping: Tensor, low: float, high: float) -> Tensor:
+    """A damped step, (searched, n); scales at a bound that want to go further stay."""
     stuck = ((scales <= low) & (point.gradient < 0)) | ((scales >= high) & (point.gradient > 0))
     gradient = torch.where(stuck, 0.0, point.gradient)
     free = (~stuck).to(gradient.dtype)
-    scaling = point.curvature.diagonal(dim1=1, dim2=2)
-    curvature = (point.curvature + missing) * free[:, :, None] * free[:, None, :]
-    curvature = curvature + torch.diag_embed(damping * scaling + 1e-9 + (1 - free))
-    step = torch.linalg.solve(curvature, gradient)
+    scaling = point.curvature.diagonal().T
+    curvature = (point.curvature + missing) * free[:, None] * free
+    curvature.diagonal().T.add_(damping * scaling + 1e-9 + (1 - free))
+    step = summed(inverse(curvature), gradient[None], 1)
     # where the learned curvature bends the wrong way, Gauss and Newton's own does not
-    down = ((step * gradient).sum(-1) <= 0).nonzero()[:, 0]
+    down = (~(summed(step, gradient, 0) > 0)).nonzero()[:, 0]
     if len(down):
-        free, scaling, damping = free[down], scaling[down], damping[down]
-        plain = point.curvature[down] * free[:, :, None] * free[:, None, :]
-        plain = plain + torch.diag_embed((damping + 1e-3) * scaling + 1e-9 + (1 - free))
-        step[down] = torch.linalg.solve(plain, gradient[down])
-    return step.clamp(-LARGEST_STEP, LARGEST_STEP)
+        free, scaling, damping, gradient = free[:, down], scaling[:, down], damping[down], gradient[:, down]
+        plain = point.curvature[..., down] * free[:, None] * free
+        plain.diagonal().T.add_((damping + 1e-3) * scaling + 1e-9 + (1 - free))
+        step[:, down] = summed(inverse(plain), gradient[None], 1)
+    return step * (LARGEST_STEP / step.abs().amax(0).clamp(min=LARGEST_STEP))
 
 
 def interchangeable(form: Form) -> bool:
@@ -357,18 +285,17 @@ def solver(form: Form, kernel_h: int, kernel_w: int, device: str, opposite: bool
     return Solver(form, kernel_h, kernel_w, device, opposite)
 
 
-def best_of(solvers: Iterable[Solver], unit: Tensor) -> tuple[Tensor, Solution]:
+def best_of(solvers: Sequence[Solver], unit: Tensor) -> tuple[Tensor, Solution]:
     """Each kernel in the form that suits it best: (n,) number of the form, and its solution."""
-    all_solvers = list(solvers)
-    starts = [one.start(unit) for one in all_solvers]
-    if len(starts) == 1:
-        return torch.zeros(len(unit), dtype=torch.int64, device=unit.device), all_solvers[0].refine(unit, starts[0][0])
-    enough = CLOSE * torch.stack([score for _, score in starts]).amax(0)
+    starts = [one.start(unit) for one in solvers]
     form = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
+    if len(starts) == 1:
+        return form, solvers[0].finish(unit, starts[0][0])
+    enough = CLOSE * torch.stack([score for _, score in starts]).amax(0)
     found: Solution | None = None
-    for number, (one, (start, score)) in enumerate(zip(all_solvers, starts, strict=True)):
+    for number, (one, (nodes, score)) in enumerate(zip(solvers, starts, strict=True)):
         rows = (score >= enough).nonzero()[:, 0]
-        part = one.refine(unit[rows], start[rows])
+        part = one.finish(unit[rows], nodes[rows])
         if found is None:
             found = Solution(*(torch.zeros(len(unit), *t.shape[1:], dtype=t.dtype, device=t.device) for t in vars(part).values()))
             found.rho2.fill_(-1)

@@ -47,15 +47,18 @@ def profiles(radius: int, s: Tensor, derivatives: tuple[str, ...]) -> Tensor:
     if s.numel() and not bool((s >= 0).all() & torch.isfinite(s).all()):
         raise InvalidArgument("A discrete Gaussian needs finite variances from 0 px².")
     n = ring(radius, float(s.detach().max()) if s.numel() else 0.0)
-    waves = _waves(radius, n, derivatives).to(s)
-    decay = torch.cos(2 * math.pi / n * torch.arange(n // 2 + 1, dtype=torch.float64)) - 1
-    found = torch.exp(s[..., None] * decay.to(s)) @ waves
+    found = torch.exp(s[..., None] * decays(n).to(s)) @ waves(radius, n, derivatives).to(s)
     return found.reshape(*s.shape, len(derivatives), 2 * radius + 1)
 
 
+def decays(n: int) -> Tensor:
+    """(n // 2 + 1,) how fast the cosines of a ring of n pixels decay with the variance."""
+    return torch.cos(2 * math.pi / n * torch.arange(n // 2 + 1, dtype=torch.float64)) - 1
+
+
 @lru_cache(maxsize=256)
-def _waves(radius: int, n: int, derivatives: tuple[str, ...]) -> Tensor:
-    """(frequencies, derivatives * taps): what each cosine of the ring contributes to each tap of each difference."""
+def waves(radius: int, n: int, derivatives: tuple[str, ...]) -> Tensor:
+    """(n // 2 + 1, derivatives * taps): what each cosine of the ring contributes to each tap of each difference."""
     k = torch.arange(n // 2 + 1, dtype=torch.float64)
     share = torch.full_like(k, 2 / n)  # frequencies k and n - k are equal: half of them, counted twice but for 0 and n/2
     share[0] = share[-1] = 1 / n

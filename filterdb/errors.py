@@ -6,6 +6,8 @@
     ├── SourceError       a checkpoint that cannot be read, or holds what must not be stored
     │   └── HubError      a hub that did not answer, refused, or sent something else than promised
     ├── BankError         a bank that cannot be made, read or scaled to a size
+    ├── DataError         a data set of images that cannot be read, or lacks what is asked of it
+    ├── RunError          a network that cannot be run or trained: out of memory, NaN, labels beyond its classes
     ├── QueryError        SQL that does not parse, does not run, or would write
     └── StoreError        a database that is missing, damaged or busy
 
@@ -44,6 +46,14 @@ class HubError(SourceError):
 
 class BankError(FilterdbError):
     """A bank that cannot be made, read or scaled to a kernel size."""
+
+
+class DataError(FilterdbError):
+    """A data set of images that cannot be read, or lacks what is asked of it."""
+
+
+class RunError(FilterdbError):
+    """A network that cannot be run or trained: out of memory, NaN, labels beyond its classes."""
 
 
 class QueryError(FilterdbError):

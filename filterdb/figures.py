@@ -17,6 +17,7 @@ from filterdb.shapes import OTHER, SHAPES
 if TYPE_CHECKING:
     from filterdb.clusters import Classifier
     from filterdb.describing import FilterDescription, GroupDescription
+    from filterdb.frozen.greedy import Greedy
 
 COLOURS = "RdBu_r"
 PICTURES = (".png", ".svg", ".pdf")
@@ -240,6 +241,61 @@ def bands_picture(rows: Sequence[tuple[str, str, float]], path: Path, *, along: 
         axes.spines[side].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(bands), fontsize=7, frameon=False, handlelength=1, columnspacing=1)
     _save(figure, path, "")
+
+
+MEASURES = {
+    "energy_kept": "share of the energy kept", "top1": "top-1 accuracy", "agreement": "agreement with the original",
+    "kl": "KL from the original, nats",
+}  # fmt: skip
+SURVIVORS = 16
+"""Templates drawn at most."""
+
+
+def greedy_picture(found: Greedy, path: Path, count: int | None = None, *, title: str = "") -> None:
+    """The curve of a greedy search with its elbow, and below it the templates in the order in which they survive.
+
+    Args:
+        found: what ``Database.greedy`` returns.
+        path: .png, .svg or .pdf.
+        count: how many templates are chosen, told by a frame; by default as many as at the elbow.
+        title: a line above the picture.
+    """
+    measure, elbow = found.measure, found.elbow
+    left = [step.templates for step in found.steps]
+    values = [step.values[measure] for step in found.steps]
+    shown = found.survivors[:SURVIVORS]
+    figure = _figure(7.2, 4.2)
+    grid = figure.subplots(2, 1, height_ratios=[5, 1])
+    axes = grid[0]
+    axes.plot([left[0], left[-1]], [values[0], values[-1]], color="#BBBBBB", linewidth=0.8, label="chord")
+    axes.plot(left, values, color="#0072B2", linewidth=1.4, marker="o", markersize=3)
+    if measure in found.original:
+        axes.axhline(found.original[measure], color="#7F7F7F", linewidth=0.8, linestyle="--", label="as it was")
+    if elbow is not None:
+        height = values[left.index(elbow)]
+        axes.plot(elbow, height, "o", markersize=9, markerfacecolor="none", color="#D55E00")
+        axes.annotate(
+            f"elbow: {elbow} templates, {height:.3f}", (elbow, height), (6, 8), textcoords="offset points", fontsize=8,
+            color="#D55E00",
+        )  # fmt: skip
+    axes.set_xlim(left[0] + 0.5, left[-1] - 0.5)
+    axes.set_xlabel("templates left", fontsize=7)
+    axes.set_ylabel(MEASURES[measure], fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7, frameon=False, loc="lower left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    grid[1].set_axis_off()
+    grid[1].set_title(f"the last {len(shown)} templates, the one that survived longest on the left", fontsize=7, loc="left")
+    chosen = count or elbow or 0
+    for place, name in enumerate(shown):
+        kernel = found.start.templates[found.start.names.index(name)]
+        inset = grid[1].inset_axes((place / SURVIVORS, 0.1, 0.92 / SURVIVORS, 0.85))
+        draw_kernel(inset, kernel - kernel.mean())
+        if place < chosen:
+            for spine in inset.spines.values():
+                spine.set(color="#D55E00", linewidth=1.5)
+    _save(figure, path, title)
 
 
 def _filter_picture(found: FilterDescription, path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from filterdb.banks import Bank
-from filterdb.kernels import affine, centred_unit
+from filterdb.kernels import CentredUnit, Floats, affine, centred_unit
 from filterdb.store import KernelBatch
 from filterdb.view import View
 
@@ -66,12 +66,7 @@ def match(kernels: NDArray[np.float32], bank: Bank, *, signed: bool = False) -> 
         or |rho|, is smaller) and ``dead``. Dead kernels have template -1, similarity and margin NaN, gain 0, offset = mean.
         With ``signed``, a kernel whose largest rho is negative has gain 0: no positive multiple of any template helps.
     """
-    templates = centred_unit(bank.templates.reshape(len(bank), -1))
-    # The product is thin (d x m taps by templates): a second BLAS thread gains nothing and gets in the way of Parquet's decoders.
-    with _pools().limit(limits=1, user_api="blas"):
-        parts = centred_unit(kernels)
-        rho = parts.unit @ templates.unit.astype(np.float32).T
-    np.clip(rho, -1, 1, out=rho)
+    parts, templates, rho = correlations(kernels, bank)
     score = rho if signed else np.abs(rho)
     rows = np.arange(len(rho))
     best = score.argmax(axis=1)
@@ -85,9 +80,7 @@ def match(kernels: NDArray[np.float32], bank: Bank, *, signed: bool = False) -> 
         margin = top - score[rows, second]
     else:
         second, margin = np.full(len(rho), -1), np.full(len(rho), np.nan, np.float32)
-    used = np.maximum(similarity, 0) if signed else similarity
-    mean, deviation = (numbers.astype(np.float32)[best] for numbers in (templates.mean, templates.deviation))
-    gain, offset, residual = affine(parts, mean, deviation, used)
+    gain, offset, residual = fitted(parts, templates, best, similarity, signed=signed)
     if parts.dead.any():
         best[parts.dead] = second[parts.dead] = -1
         similarity[parts.dead] = margin[parts.dead] = np.nan
@@ -97,6 +90,26 @@ def match(kernels: NDArray[np.float32], bank: Bank, *, signed: bool = False) -> 
         "template": best, "similarity": similarity, "gain": gain, "offset": offset, "residual": residual,
         "runner_up": second, "margin": margin, "dead": parts.dead,
     }  # fmt: skip
+
+
+def correlations(kernels: NDArray[np.float32], bank: Bank) -> tuple[CentredUnit, CentredUnit, NDArray]:
+    """Kernels (n, d) and the m templates of a bank, both centred and scaled, and rho (n, m) between them; 0 for dead kernels."""
+    templates = centred_unit(bank.templates.reshape(len(bank), -1))
+    # The product is thin (d x m taps by templates): a second BLAS thread gains nothing and gets in the way of Parquet's decoders.
+    with _pools().limit(limits=1, user_api="blas"):
+        parts = centred_unit(kernels)
+        rho = parts.unit @ templates.unit.astype(np.float32).T
+    np.clip(rho, -1, 1, out=rho)
+    return parts, templates, rho
+
+
+def fitted(
+    parts: CentredUnit, templates: CentredUnit, chosen: NDArray[np.integer], rho: NDArray[np.float32], *, signed: bool
+) -> tuple[Floats, Floats, Floats]:
+    """Gain, offset and residual (n,) of kernels, each with the template chosen for it (n,), given their correlation (n,)."""
+    used = np.maximum(rho, 0) if signed else rho
+    mean, deviation = (numbers.astype(np.float32)[chosen] for numbers in (templates.mean, templates.deviation))
+    return affine(parts, mean, deviation, used)
 
 
 @cache

@@ -179,6 +179,15 @@ COMPONENTS = _table(
     basis=pa.string(), component=pa.int32(), explained_variance_ratio=pa.float64(), low=pa.float64(), high=pa.float64(),
     kernel=pa.list_(pa.field("element", pa.float64())),
 )  # fmt: skip
+RUNS = _table(
+    run_id=pa.string(), kind=pa.string(), model=pa.string(), source=pa.string(), architecture=pa.string(), bank=pa.string(),
+    mode=pa.string(), data=pa.string(), split=pa.string(), part=pa.string(), images=pa.int64(), seed=pa.int64(),
+    device=pa.string(), parent=pa.string(), status=pa.string(), settings=pa.string(),
+    started_at=pa.timestamp("us", tz="UTC"), finished_at=pa.timestamp("us", tz="UTC"), filterdb_version=pa.string(),
+)  # fmt: skip
+METRICS = _table(
+    run_id=pa.string(), step=pa.int64(), epoch=pa.int64(), split=pa.string(), metric=pa.string(), value=pa.float64(),
+)  # fmt: skip
 CLASSES = pa.schema(
     [
         ("filter_id", pa.int64()), ("classifier", pa.string()), ("class", pa.string()), ("code", pa.float32()),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from filterdb import basis_store, schema
+from filterdb import basis_store, run_store, schema
 from filterdb.class_store import ClassStore
 from filterdb.clusters import Classifier
 from filterdb.field_store import FieldStore
@@ -44,10 +44,10 @@ Check = Callable[[dict[str, pa.Table]], tuple[list[str], int]]
 
 
 def verify(
-    models: Collection, banks: Collection, classes: ClassStore, fields: FieldStore, bases: Collection, *,
+    models: Collection, banks: Collection, classes: ClassStore, fields: FieldStore, bases: Collection, runs: Collection, *,
     repair: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> Report:  # fmt: skip
-    """Check every model, imported bank, classifier and basis: files are there and readable, counts agree, numbers are recomputed.
+    """Check every model, bank, classifier, basis and run: files are there and readable, counts agree, numbers are recomputed.
 
     Args:
         models: the collection ``models``, ``layers``, ``filters``.
@@ -55,6 +55,7 @@ def verify(
         classes: the classifiers and the classes they told.
         fields: the descriptors and the fits.
         bases: the collection ``bases``, ``components``.
+        runs: the collection ``runs``, ``metrics``.
         repair: remove damaged members (ingest or import them again) and clean up after killed writers.
         progress: called with members done and in all.
     """
@@ -63,7 +64,7 @@ def verify(
     checks: list[tuple[Collection, Check]] = [
         (models, lambda tables: _check_model(tables, owners)), (banks, _check_bank),
         (classes.classifiers, _check_classifier), *((one.collection, _check_derived) for one in (classes.classes, fields.fits)),
-        (fields.descriptors.collection, _check_derived), (bases, _check_basis),
+        (fields.descriptors.collection, _check_derived), (bases, _check_basis), (runs, run_store.problems),
     ]  # fmt: skip
     snapshots = [(collection, check, collection.snapshot()) for collection, check in checks]
     total = sum(len(snapshot.editions) for _, _, snapshot in snapshots)

@@ -19,14 +19,15 @@ PACKAGE = ROOT / "filterdb"
 FLOORS = {
     0: {"descriptors", "errors", "kernels", "schema", "scale_space", "share"},
     1: {"bank_files", "banks", "recipes", "named_queries", "novelty", "pca", "shapes"},
-    2: {"sources", "store", "index"},
+    2: {"sources", "store", "index", "images", "networks"},
     3: {
-        "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "training", "view",
+        "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "bank_make", "training", "view",
         "clusters", "clustering", "class_store", "cluster_report", "describing", "field_store", "fits", "fitting",
-        "field_report", "csv_files", "basis_store", "comparison", "layer_metrics", "selection",
+        "field_report", "csv_files", "basis_store", "evaluation", "frozen", "run_store", "comparison", "layer_metrics",
+        "selection",
     },
     4: {"database"},
-    5: {"cli"},
+    5: {"cli", "experiments"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEAVY = {"torch", "timm", "torchvision", "faiss", "matplotlib", "scipy", "sklearn", "onnx", "huggingface_hub", "safetensors"}

@@ -270,13 +270,30 @@ def test_extremes(small):
     assert rows[1][4] == 2.4495
 
 
+def test_evaluations(db):
+    def keep(run_id: str, model: str, data: str, kind: str = "evaluate", **numbers: float) -> None:
+        row = {"run_id": run_id, "kind": kind, "model": model, "data": data, "images": 500, "part": "1/2"}
+        made = {"bank": "greedy8", "mode": "replaced"} if "agreement" in numbers else {}
+        db._runs.put(row | made, [{"metric": name, "value": value} for name, value in numbers.items()])
+
+    keep("b", "net", "photos", top1=0.706, top5=0.9, loss=1.23456)
+    keep("a", "small", "photos", top1=0.05612, top5=0.2, loss=6.0, agreement=0.07, kl=3.14159)
+    keep("c", "small", "drawings", agreement=0.5, kl=1.0)
+    keep("d", "net", "photos", kind="train", top1=0.9)
+    drawings = ("small", "greedy8", "replaced", "drawings", None, "1/2", 500, None, None, None, 50.0, 1.0, "c")
+    net = ("net", None, None, "photos", None, "1/2", 500, 70.6, 90.0, 1.2346, None, None, "b")
+    small = ("small", "greedy8", "replaced", "photos", None, "1/2", 500, 5.61, 20.0, 6.0, 7.0, 3.1416, "a")
+    assert db.query("evaluations").fetchall() == [drawings, net, small]
+    assert db.query("evaluations", models="s*", data="photos").fetchall() == [small]
+
+
 def test_bands_are_told_by_what_there_is(small):
     with pytest.raises(duckdb.Error, match="by is task, model"):
         small.query("bands", by="colour").fetchall()
 
 
 def test_every_query_is_documented_and_worked_out():
-    worked = {asked[0] for asked in [*EXPECTED, *CLASSES_EXPECTED, *FITS_EXPECTED]} | {"duplicates", "extremes"}
+    worked = {asked[0] for asked in [*EXPECTED, *CLASSES_EXPECTED, *FITS_EXPECTED]} | {"duplicates", "extremes", "evaluations"}
     assert worked == set(named_queries.names())
     assert len(worked) >= 8
     for name in named_queries.names():

@@ -108,7 +108,7 @@ def test_the_tables_have_the_columns_that_the_readme_says(folder):
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README.read_text("utf-8"), re.MULTILINE))
     assert set(rows) == {
         "models", "layers", "filters", "banks", "templates", "classifiers", "spectrum", "classes", "descriptors", "fits", "bases",
-        "components",
+        "components", "runs", "metrics",
     }  # fmt: skip
     for table, columns in rows.items():
         assert columns.replace(" (UTC)", "").split(", ") == db.sql(f"SELECT * FROM {table}").columns

@@ -12,8 +12,12 @@ import typer
 from filterdb.cli.cluster import classify, cluster_app
 from filterdb.cli.compare import compare, metrics
 from filterdb.cli.fields import bank_fit, describe, fit
+from filterdb.cli.frozen import bank_create, freeze
+from filterdb.cli.greedy import greedy
 from filterdb.cli.output import Format, console, print_json, write_rows
+from filterdb.cli.runs import evaluate
 from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Param, Size, existing, open_database
+from filterdb.cli.train import train
 from filterdb.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ app = typer.Typer(
     help="The depthwise kernels of trained vision models: ingest, ask in SQL, match, cluster, fit, describe, compare.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
 )  # fmt: skip
-bank_app = typer.Typer(help="Banks of templates: list, show, import, export, remove.", no_args_is_help=True)
+bank_app = typer.Typer(help="Banks of templates: list, show, create, import, export, fit, remove.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
 app.add_typer(cluster_app, name="cluster")
 app.command()(classify)
@@ -31,7 +35,12 @@ app.command()(metrics)
 app.command()(compare)
 app.command()(fit)
 app.command()(describe)
+app.command()(evaluate)
+app.command()(train)
+app.command()(freeze)
+app.command()(greedy)
 bank_app.command("fit")(bank_fit)
+bank_app.command("create")(bank_create)
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, str]:

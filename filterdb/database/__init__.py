@@ -14,7 +14,11 @@ from filterdb.database.base import Relation
 from filterdb.database.cluster_verbs import ClusterVerbs
 from filterdb.database.compare_verbs import CompareVerbs
 from filterdb.database.field_verbs import FieldVerbs
+from filterdb.database.frozen_verbs import FrozenVerbs
+from filterdb.database.greedy_verbs import GreedyVerbs
 from filterdb.database.match_verbs import MatchVerbs
+from filterdb.database.run_verbs import RunVerbs
+from filterdb.database.training_verbs import TrainingVerbs
 from filterdb.errors import InvalidArgument, not_found
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ class Info:
     banks: list[str]
 
 
-class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, BankVerbs):
+class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, FrozenVerbs, GreedyVerbs, RunVerbs, TrainingVerbs, BankVerbs):
     """A folder of Delta tables with the depthwise kernels of models.
 
     The folder is made by the first ingest. Reading always sees the latest version, or with ``as_of`` one that stays.
@@ -137,8 +141,8 @@ class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, BankVerbs):
         from filterdb.verify import verify
 
         report = verify(
-            self._models, self._banks.collection, self._classes, self._fields, self._bases.collection, repair=repair,
-            progress=progress,
+            self._models, self._banks.collection, self._classes, self._fields, self._bases.collection, self._runs.collection,
+            repair=repair, progress=progress,
         )  # fmt: skip
         if repair and self._models.exists():
             self._classes.tidy(self._models.snapshot())
@@ -153,5 +157,6 @@ class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, BankVerbs):
         collections = (
             self._models, self._banks.collection, self._classes.classifiers, self._classes.classes.collection,
             self._fields.descriptors.collection, self._fields.fits.collection, self._bases.collection,
+            self._runs.collection,
         )  # fmt: skip
         return sum(collection.vacuum() for collection in collections if collection.exists())

@@ -16,6 +16,7 @@ from filterdb.basis_store import BasisStore
 from filterdb.class_store import ClassStore
 from filterdb.errors import InvalidArgument, StoreError
 from filterdb.field_store import FieldStore
+from filterdb.run_store import RunStore
 from filterdb.store import Collection, Place, Session, Snapshot
 from filterdb.view import View
 
@@ -36,6 +37,7 @@ class Base:
         self._classes = ClassStore(self.place)
         self._bases = BasisStore(self.place)
         self._fields = FieldStore(self.place)
+        self._runs = RunStore(self.place)
         self._as_of = _moment(as_of)
         self._fixed = self._models.snapshot(self._as_of) if self._as_of is not None else None
         self._opened = threading.local()  # a DuckDB connection serves one thread at a time
@@ -50,8 +52,8 @@ class Base:
         return self._snapshot().version
 
     def exists(self) -> bool:
-        """Whether anything was ever ingested or imported here."""
-        return self._models.exists() or self._banks.collection.exists()
+        """Whether anything was ever ingested, imported or run here."""
+        return any(one.exists() for one in (self._models, self._banks.collection, self._runs.collection))
 
     @property
     def path(self) -> Path:
@@ -72,13 +74,19 @@ class Base:
         newest = self._fixed.version if self._fixed else self._models.version()
         key = (
             newest, self._banks.collection.version(), self._classes.version, self._fields.version, self._bases.version,
+            self._runs.version,
         )  # fmt: skip
         opened = getattr(self._opened, "view", None)
         if opened is None or opened[0] != key:
             snapshot = self._snapshot()
             schemas = {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS}
             views = {name: (self._models.files(name, snapshot), kind) for name, kind in schemas.items()}
-            derived = {**self._classes.views(snapshot), **self._fields.views(snapshot), **self._bases.views()}
+            derived = {
+                **self._classes.views(snapshot),
+                **self._fields.views(snapshot),
+                **self._bases.views(),
+                **self._runs.views(),
+            }
             session = Session(self.place, {**views, **derived}, self._banks.tables())
             opened = self._opened.view = (key, View(self._models, snapshot, session))
         return opened[1]

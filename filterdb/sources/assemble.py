@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,23 +38,33 @@ class Checkpoint(Protocol):
         """The numbers of these leaves, in order, as float32 or float64 arrays of any layout."""
 
 
-def assemble(
-    checkpoint: Checkpoint, *, name: str, what: str, facts: ModelFacts, options: Options, network: Network | None = None
-) -> Model:
-    """The model in a checkpoint. ``what`` is the source in the words of an error message."""
-    state, notes = unwrap(checkpoint.tree, options.weights, what)
+@dataclass(frozen=True)
+class Located:
+    """The depthwise layers of a checkpoint, and the leaf of each."""
+
+    layers: list[Layer]
+    leaves: list[Any]
+    skipped: list[Skipped]
+    notes: list[str]
+    params: int | None
+    """Of the network, where it is known."""
+
+
+def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Network | None = None) -> Located:
+    """Where the depthwise kernels are in what a checkpoint holds. ``what`` is the source in the words of an error message."""
+    state, notes = unwrap(tree, options.weights, what)
     if empty := next((key for key, leaf in state.items() if len(leaf.shape) == 4 and 0 in leaf.shape), None):
         raise SourceError(
             f"{what}: {empty} has no elements, {tuple(state[empty].shape)}. Nothing was stored; give a whole checkpoint."
         )
     leaves: list[Any] | None = None
+    params = None
     if network is not None:
         network = fit_classes(network, state, pointwise=options.pointwise)
         leaves, said = match(network, state, what)
         notes += said
     if network is not None and leaves is not None:
-        layers, skipped = network.layers, network.skipped
-        facts = replace(facts, params=network.params)
+        layers, skipped, params = network.layers, network.skipped, network.params
     else:
         layers, keys, skipped = read_layers.from_shapes(state, pointwise=options.pointwise)
         leaves = [state[key] for key in keys]
@@ -65,10 +75,20 @@ def assemble(
             raise SourceError(
                 f"{what}: {layer.name} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
             )
+    return Located(layers, leaves, skipped, notes, params)
+
+
+def assemble(
+    checkpoint: Checkpoint, *, name: str, what: str, facts: ModelFacts, options: Options, network: Network | None = None
+) -> Model:
+    """The model in a checkpoint."""
+    found = locate(checkpoint.tree, what=what, options=options, network=network)
+    layers, leaves = found.layers, found.leaves
     if any(FLOATS[str(leaf.dtype)] == 8 for leaf in leaves):
-        notes.append("stored as float64: precision was reduced to float32")
+        found.notes.append("stored as float64: precision was reduced to float32")
+    facts = facts if found.params is None else replace(facts, params=found.params)
     facts = options.facts(replace(facts, bytes_read=checkpoint.cost(leaves)))
-    return Model(name, facts, layers, lambda: kernels(checkpoint.read(leaves), layers, what), skipped, notes)
+    return Model(name, facts, layers, lambda: kernels(checkpoint.read(leaves), layers, what), found.skipped, found.notes)
 
 
 def refuse_empty(layers: Sequence[Layer], skipped: Sequence[Skipped], what: str) -> None:

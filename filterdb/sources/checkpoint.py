@@ -24,14 +24,18 @@ _NEEDS = re.compile(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|Can only build 
 
 
 class TorchCheckpoint:
-    """A file of torch's, by its tensors."""
+    """A file of torch's, by its tensors.
 
-    def __init__(self, path: Path, what: str, progress: Progress | None = None) -> None:
+    With ``writable`` the tensors are in memory of their own, and what becomes of them becomes of ``held``, which is all that was
+    pickled.
+    """
+
+    def __init__(self, path: Path, what: str, progress: Progress | None = None, *, writable: bool = False) -> None:
         self.path, self.what, self.progress = path, what, progress
         self.size = path.stat().st_size
-        self.mapped = _can_be_mapped(path, what)
-        held = _load(path, what, self.mapped)
-        self.tree: Mapping[Any, Any] = _tree(held, what)
+        self.mapped = _can_be_mapped(path, what) and not writable
+        self.held: Any = _load(path, what, self.mapped)
+        self.tree: Mapping[Any, Any] = _tree(self.held, what)
 
     def cost(self, leaves: Sequence[Tensor]) -> int:
         """The tensors alone where the file is mapped, the whole file where it is not."""

@@ -85,8 +85,8 @@ def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[La
         elif id(conv.weight) in weights:
             skipped.setdefault(SHARED, []).append(name)
         else:
-            # a parametrised weight is computed anew at each look, so its id means nothing
-            if not hasattr(conv, "parametrizations"):
+            # a weight that is computed (parametrised, frozen) is made anew at each look, so its id means nothing
+            if "weight" in conv._parameters:
                 weights.add(id(conv.weight))
             stored.append((name, conv))
     stages = stages_of([name for name, _ in stored])

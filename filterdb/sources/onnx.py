@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +21,23 @@ COMPUTED = "weights are computed in the graph, not stored"
 ASYMMETRIC = "its padding is not the same on both sides, so it is null"
 
 
-def open_onnx(
-    path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
-) -> Model:
-    """The depthwise layers of an ONNX file, in the order of its nodes."""
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX program in memory, and where the weights of its depthwise layers are in it."""
+
+    model: Any
+    """onnx.ModelProto."""
+    layers: list[Layer]
+    """In the order of the nodes."""
+    tensors: list[Any]
+    """onnx.TensorProto of each layer, parts of ``model``."""
+    skipped: list[Skipped]
+
+
+def read_onnx(path: Path, what: str, options: Options) -> OnnxFile:
+    """An ONNX file and its depthwise layers."""
     try:
         import onnx
-        from onnx import numpy_helper
     except ImportError as error:
         raise SourceError(
             f"{what}: reading ONNX needs the package onnx. Install it with: pip install 'filterdb[onnx]'"
@@ -94,8 +105,25 @@ def open_onnx(
         Layer(**{**vars(layer), "stage": stage})
         for layer, stage in zip(layers, read_layers.stages_of([layer.name for layer in layers]), strict=True)
     ]
+    return OnnxFile(model, layers, tensors, known)
+
+
+def open_onnx(
+    path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
+) -> Model:
+    """The depthwise layers of an ONNX file, in the order of its nodes."""
+    return as_model(read_onnx(path, what, options), path, name=name, what=what, facts=facts, options=options, progress=progress)
+
+
+def as_model(
+    file: OnnxFile, path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
+) -> Model:
+    """The model in an ONNX file that was read."""
+    from onnx import TensorProto, numpy_helper
+
+    layers, tensors = file.layers, file.tensors
     notes = [f"{layer.name}: {ASYMMETRIC}" for layer in layers if layer.padding is None]
-    if any(tensor.data_type == onnx.TensorProto.DOUBLE for tensor in tensors):
+    if any(tensor.data_type == TensorProto.DOUBLE for tensor in tensors):
         notes.append("stored as float64: precision was reduced to float32")
 
     def read() -> Iterator[NDArray[Any]]:
@@ -112,7 +140,7 @@ def open_onnx(
             yield array
 
     facts = options.facts(facts)
-    return Model(name, facts, layers, lambda: kernels(read(), layers, what), known, notes)
+    return Model(name, facts, layers, lambda: kernels(read(), layers, what), file.skipped, notes)
 
 
 def _attributes(node: Any) -> dict[str, Any]:

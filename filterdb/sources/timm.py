@@ -22,7 +22,7 @@ from filterdb.sources.tags import datasets, top1
 
 def pending(spec: str, options: Options) -> list[Pending]:
     """The pretrained models of a name (its default tag), a name with a tag, or a glob over names with tags."""
-    return [_pending(name, options) for name in _expand(spec)]
+    return [_pending(name, options) for name in expand(spec)]
 
 
 @cache
@@ -37,7 +37,8 @@ def _tags() -> dict[str, list[str]]:
     return tags
 
 
-def _expand(spec: str) -> list[str]:
+def expand(spec: str) -> list[str]:
+    """The full names (``arch.tag``) of the pretrained models that a name or a glob stands for."""
     import timm
 
     if any(sign in spec for sign in "*?["):

@@ -1,6 +1,6 @@
 """Train the demo network: a small ConvNeXt with 7x7 depthwise kernels, on one machine, in one readable loop.
 
-    python -m filterdb.training TRAIN.parquet VALIDATION.parquet OUT_FOLDER --epochs 30
+    python -m filterdb.training.demo TRAIN.parquet VALIDATION.parquet OUT_FOLDER --epochs 30
 
 The image files are Parquet in the Hugging Face layout (``image.bytes``, ``label``), all of one square size. The run keeps a
 resumable ``last.pt``, a ``log.csv`` with a line per epoch, the depthwise kernels at some steps in ``checkpoints``, which
@@ -204,7 +204,7 @@ def train(
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m filterdb.training", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m filterdb.training.demo", description=__doc__.splitlines()[0])
     parser.add_argument("train", type=Path)
     parser.add_argument("validation", type=Path)
     parser.add_argument("out", type=Path)

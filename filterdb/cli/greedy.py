@@ -1,0 +1,110 @@
+"""``filterdb greedy``: which templates of a bank can be spared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from filterdb.cli.output import Format, cell, print_json, write_rows
+from filterdb.cli.progress import Bar
+from filterdb.cli.runs import Architecture, BatchSize, CropPct, Device, Images, InputSize, Part, Seed, Split, Workers
+from filterdb.cli.runs import preprocessing as said_of_images
+from filterdb.cli.shared import Db, Json, Models, Size, open_database
+
+if TYPE_CHECKING:
+    from filterdb.frozen.greedy import Greedy
+
+
+def greedy(
+    bank: Annotated[str, typer.Option(help="The bank to start from, say of 50 templates.")],
+    source: Annotated[
+        str | None, typer.Argument(help="A checkpoint file, timm:NAME, hf:OWNER/NAME, or demo. Or --model of the database.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="energy (needs no data), accuracy (labelled images), agreement or kl (with the original).")
+    ] = "energy",
+    data: Annotated[
+        str | None, typer.Option(help="Images: a folder, Parquet files, or torchvision:NAME@FOLDER. Not for energy.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Keep the templates that are left as a bank of this name.")] = None,
+    count: Annotated[int | None, typer.Option(help="Of --name and --picture: so many templates. Default: at the elbow.")] = None,
+    stop: Annotated[int, typer.Option(help="Leave so many templates.", min=1)] = 1,
+    per: Annotated[str, typer.Option(help="Of energy: what counts alike, each kernel or layer; or network: nothing.")] = "kernel",
+    lazy: Annotated[bool, typer.Option("--lazy", help="Try only likely candidates: much faster, nearly the same.")] = False,
+    model: Models = None,
+    size: Size = None,
+    layers: Annotated[list[str] | None, typer.Option("--layers", help="Only layers of this name or glob. Repeatable.")] = None,
+    resize: Annotated[
+        str, typer.Option(help="Kernels of sizes that the bank lacks: none (they stay), formula, or crop (smaller ones).")
+    ] = "none",
+    signed: Annotated[bool, typer.Option("--signed", help="Only positive gains count.")] = False,
+    architecture: Architecture = None, split: Split = None, part: Part = None, limit: Images = None, seed: Seed = 0,
+    batch_size: BatchSize = 16, workers: Workers = 0, device: Device = None,
+    input_size: InputSize = None, crop_pct: CropPct = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw curve and templates into this file: .png, .svg or .pdf.")] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the search in the tables runs and metrics.")] = True,
+    db: Db = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Drop the template whose loss costs least, again and again. An interrupted search goes on where it was."""
+    from filterdb.errors import InvalidArgument
+
+    database = open_database(db)
+    if count is not None and name is None and picture is None:
+        raise InvalidArgument("--count is of the bank that is kept or drawn: give it a --name, or ask for a --picture.")
+    with Bar(quiet=as_json) as bar:
+        found = database.greedy(
+            source, bank=bank, objective=objective, per=per, models=model, architecture=architecture, size=size, layers=layers,
+            resize=resize, signed=signed, stop=stop, lazy=lazy, data=data, split=split, part=part, limit=limit, seed=seed,
+            batch_size=batch_size, workers=workers, device=device, keep=keep, progress=bar,
+            preprocessing=said_of_images(input_size, crop_pct),
+        )  # fmt: skip
+    chosen = count or found.elbow
+    made = None
+    if name is not None:
+        if chosen is None:
+            raise InvalidArgument("The curve has no elbow, so nothing says how many templates to keep. Say it with --count.")
+        made = database.import_bank(found.bank(chosen, name))
+    if picture is not None:
+        from filterdb.figures import greedy_picture
+
+        greedy_picture(found, picture, chosen)
+    if as_json:
+        return print_json(found.to_dict() | {"made": made.name if made else None})
+    _print(found)
+    if made is not None:
+        print(f"made {made.name}: {len(made)} templates of {made.size}, {', '.join(made.names)}")
+    if picture is not None:
+        print(f"wrote {picture}")
+    return None
+
+
+def _print(found: Greedy) -> None:
+    """The curve from the whole bank down, and what it took."""
+    import pyarrow as pa
+
+    trials = ["tried", "stopped"] if found.images else []
+    rows = [
+        {"templates": step.templates, "dropped": step.dropped, **step.values, "moved": step.moved}
+        | {word: getattr(step, word) for word in trials}
+        for step in found.steps
+    ]
+    write_rows(pa.Table.from_pylist(rows).to_reader(), Format.table, None, 1000)
+    if found.original:
+        print("the network as it was: " + ", ".join(f"{word} {cell(value)}" for word, value in found.original.items()))
+    elbow = next((step for step in found.steps if step.templates == found.elbow), None)
+    if elbow is None:
+        print("no elbow: the curve nowhere stands out over the straight line between its ends")
+    else:
+        values = ", ".join(f"{word} {cell(value)}" for word, value in elbow.values.items())
+        print(f"elbow at {elbow.templates} templates ({values}), farthest from the straight line between the curve's ends")
+    work = found.evaluations
+    if found.images:
+        print(
+            f"{work['made']:,} evaluations where trying each template at each step takes {work['naive']:,}: {work['saved']:,} "
+            f"saved; {work['stopped']:,} were stopped early; {found.seen:,} images run, not {work['naive'] * found.images:,}"
+        )
+    else:
+        print(f"no evaluation: all {work['naive']:,} costs came out of one table of {found.kernels:,} kernels by templates")
+    print(f"{f'kept as {found.run_id}, ' if found.run_id else ''}{found.seconds:.1f} s")

@@ -1,0 +1,81 @@
+"""``filterdb evaluate``: networks on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from filterdb.cli.output import print_json
+from filterdb.cli.progress import Bar
+from filterdb.cli.shared import Db, Json, open_database
+
+if TYPE_CHECKING:
+    from filterdb.evaluation import Evaluation
+
+Data = Annotated[
+    str, typer.Option(help="A folder of images by class, Parquet files with image and label, or torchvision:NAME@FOLDER.")
+]
+Architecture = Annotated[
+    str | None, typer.Option(help="Of a file that does not say it: a timm name, mcunet_in3 or proxyless_w0.3.")
+]
+Split = Annotated[str | None, typer.Option(help="Which split of the data, where it has several.")]
+Part = Annotated[str | None, typer.Option(help="K/N: part K, from 0, of N parts drawn at random; 0/2 and 1/2 are halves.")]
+Images = Annotated[int | None, typer.Option("--limit", help="That many images at most, drawn at random.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of part and limit.")]
+BatchSize = Annotated[int, typer.Option(help="Images at a time.", min=1)]
+Workers = Annotated[int, typer.Option(help="Processes that decode images; 0 for none beside this one.", min=0)]
+Device = Annotated[str | None, typer.Option(help="torch's, such as cpu or cuda. Default: the GPU if there is one.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Half precision: bfloat16, or float16 on GPUs without it.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="The memory layout of channels last.")]
+InputSize = Annotated[int | None, typer.Option(help="Side of the images in pixels. Default: as the model says.", min=1)]
+CropPct = Annotated[float | None, typer.Option(help="Side over the side before cropping. Default: as the model says.", min=0.01)]
+
+
+def preprocessing(input_size: int | None, crop_pct: float | None) -> dict[str, Any] | None:
+    """What was said of the images."""
+    said = {"input_size": (3, input_size, input_size) if input_size else None, "crop_pct": crop_pct}
+    return {name: value for name, value in said.items() if value is not None} or None
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="timm:NAME, hf:OWNER/NAME, a checkpoint file, or demo.")],
+    data: Data,
+    architecture: Architecture = None,
+    original: Annotated[str | None, typer.Option(help="The network to compare with: agreement and KL.")] = None,
+    split: Split = None, part: Part = None, limit: Images = None, seed: Seed = 0,
+    batch_size: BatchSize = 64, workers: Workers = 0, device: Device = None, amp: Amp = False,
+    channels_last: ChannelsLast = False, input_size: InputSize = None, crop_pct: CropPct = None,
+    bank: Annotated[str | None, typer.Option(help="The bank of its kernels, for the table. Default: as its file says.")] = None,
+    mode: Annotated[str | None, typer.Option(help="How it was made, for the table. Default: as its file says.")] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Store it in the tables runs and metrics.")] = True,
+    db: Db = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Measure a network on images: top-1, top-5, loss, and agreement with the original."""
+    database = open_database(db)
+    with Bar(quiet=as_json) as bar:
+        found = database.evaluate(
+            model, data, architecture=architecture, original=original, split=split, part=part, limit=limit, seed=seed,
+            batch_size=batch_size, workers=workers, device=device, amp=amp, channels_last=channels_last, bank=bank, mode=mode,
+            preprocessing=preprocessing(input_size, crop_pct), keep=keep, progress=bar,
+        )  # fmt: skip
+    if as_json:
+        return print_json(found.to_dict())
+    _print(found, Path(database.place.uri))
+    return None
+
+
+def _print(found: Evaluation, place: Path) -> None:
+    """The numbers for people: shares in percent."""
+    percents = {"top-1": found.top1, "top-5": found.top5, "agreement with the original": found.agreement}
+    nats = {"loss": found.loss, "KL from the original": found.kl}
+    lines = [(name, f"{100 * value:.2f} %") for name, value in percents.items() if value is not None]
+    lines += [(name, f"{value:.4f} nats") for name, value in nats.items() if value is not None]
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        print(f"{name:<{width}}  {text:>12}")
+    for note in found.notes:
+        print(note)
+    kept = f"; kept as {found.run_id} in {place}" if found.run_id else ""
+    print(f"{found.images:,} images on {found.device}{kept}, {found.seconds:.1f} s")

@@ -1,0 +1,85 @@
+"""``filterdb train``: networks whose depthwise kernels are frozen, or come from a bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from filterdb.cli.output import print_json
+from filterdb.cli.progress import Bar
+from filterdb.cli.shared import Db, Json, open_database
+
+Number = Annotated[int, typer.Option(min=0)]
+
+
+def train(
+    data: Annotated[str, typer.Option(help="Labelled images: a folder by class, Parquet files, torchvision:NAME@FOLDER.")],
+    val_data: Annotated[str, typer.Option(help="Images to validate on after each epoch.")],
+    out: Annotated[Path, typer.Option(help="The run's folder. A run that was stopped there goes on.")],
+    model: Annotated[str, typer.Option(help="A timm architecture, or demo.")] = "convnextv2_femto",
+    mode: Annotated[
+        str, typer.Option(help="trainable, frozen, frozen+bias, frozen+gain+bias, dog-init or random-frozen.")
+    ] = "trainable",
+    bank: Annotated[str | None, typer.Option(help="Templates that the depthwise kernels become.")] = None,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle the taps of the bank's templates: a control.")] = False,
+    signed: Annotated[bool, typer.Option("--signed", help="Only positive gains where kernels are matched.")] = False,
+    weights: Annotated[str | None, typer.Option(help="Start from these weights: timm:NAME or a file.")] = None,
+    filters: Annotated[str | None, typer.Option(help="Take the depthwise kernels from this network, nothing else.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of the data.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Which split of the validation data.")] = None,
+    val_limit: Annotated[int | None, typer.Option(help="Validate on that many images at most.", min=1)] = None,
+    train_images: Annotated[int | None, typer.Option(help="Train on that many, as many of each class as can be.", min=1)] = None,
+    input_size: Annotated[int | None, typer.Option(help="Side of the images, px. Default: as the architecture says.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(help="Of each process.", min=1)] = 128,
+    accumulate: Annotated[int, typer.Option(help="Batches whose gradients make one step.", min=1)] = 1,
+    opt: Annotated[str, typer.Option(help="timm's name of an optimiser.")] = "adamw",
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    weight_decay: float = 0.05,
+    layer_decay: Annotated[float | None, typer.Option(help="Learning rate falls by this factor from layer to layer.")] = None,
+    sched: Annotated[str, typer.Option(help="timm's name of a schedule.")] = "cosine",
+    warmup_epochs: Number = 5,
+    min_lr: float = 0.0,
+    clip_grad: Annotated[float | None, typer.Option(help="Largest norm of the gradients; 0 for none.")] = 1.0,
+    smoothing: Annotated[float, typer.Option(help="Of the labels.")] = 0.1,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    aa: Annotated[str | None, typer.Option(help="timm's automatic augmentation, such as rand-m9-mstd0.5-inc1.")] = None,
+    reprob: Annotated[float, typer.Option(help="Probability of erasing a random part.")] = 0.0,
+    scale: Annotated[tuple[float, float], typer.Option(help="Area of the random crops.")] = (0.35, 1.0),
+    hflip: float = 0.5,
+    drop_path: float = 0.0,
+    ema: Annotated[float | None, typer.Option(help="Decay of an average of the weights, which is then what counts.")] = None,
+    amp: Annotated[bool, typer.Option("--amp", help="Half precision.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="The memory layout of channels last.")] = False,
+    seed: int = 0,
+    workers: Annotated[int, typer.Option(help="Processes that decode and augment images.", min=0)] = 0,
+    device: Annotated[str | None, typer.Option(help="torch's. Default: the GPU if there is one.")] = None,
+    evaluate_every: Annotated[int, typer.Option(help="Epochs between evaluations.", min=1)] = 1,
+    keep_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints of the kernels.", min=1)] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Store it in the tables runs and metrics.")] = True,
+    db: Db = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train a network, its depthwise kernels frozen, from a bank, or the ordinary way. Stopped, the same command goes on."""
+    database = open_database(db)
+    with Bar(quiet=as_json) as bar:
+        found = database.train(
+            model, data, val_data, out, split=split, val_split=val_split, val_limit=val_limit, workers=workers, device=device,
+            evaluate_every=evaluate_every, keep_every=keep_every, keep=keep, progress=bar, mode=mode, bank=bank,
+            shuffle=shuffle, signed=signed, weights=weights, filters=filters, train_images=train_images, input_size=input_size,
+            epochs=epochs, batch_size=batch_size, accumulate=accumulate, opt=opt, lr=lr, weight_decay=weight_decay,
+            layer_decay=layer_decay, sched=sched, warmup_epochs=warmup_epochs, min_lr=min_lr, clip_grad=clip_grad or None,
+            smoothing=smoothing, mixup=mixup, cutmix=cutmix, aa=aa, reprob=reprob, scale=scale, hflip=hflip,
+            drop_path=drop_path, ema=ema, amp=amp, channels_last=channels_last, seed=seed,
+        )  # fmt: skip
+    if as_json:
+        print_json({
+            "run_id": found.run_id, "path": str(found.path), "top1": found.top1, "epochs": found.epochs,
+            "resumed": found.resumed, "seconds": found.seconds, "metrics": found.metrics,
+        })  # fmt: skip
+        return
+    went_on = f", from epoch {found.resumed} on" if found.resumed else ""
+    print(f"top-1 {100 * found.top1:.2f} % after {found.epochs} epochs{went_on}, {found.seconds:.0f} s: {found.path}")
+    print(f"its kernels over time: filterdb ingest run:{out}/checkpoints --name {out.name}")

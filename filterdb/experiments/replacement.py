@@ -1,0 +1,189 @@
+"""Two real ImageNet networks with their depthwise kernels replaced, and what brings accuracy back without training.
+
+    python -m filterdb.experiments.replacement --weights FOLDER --images FILE --out FILE.csv
+
+FOLDER holds mcunet-320kb-1mb_imagenet.pth and proxyless-w0.3-r176_imagenet.pth; FILE is a Parquet file of labelled ImageNet
+photographs, one of each class. One half of the images, without their labels, is looked at to recalibrate, to match by inputs and to
+repair; top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from filterdb import banks
+from filterdb.banks import Bank
+from filterdb.clusters import lines
+from filterdb.errors import FilterdbError
+from filterdb.frozen.plan import Plan
+from filterdb.frozen.replace import replacements
+from filterdb.frozen.steps import frozen
+from filterdb.images import batches, open_images
+from filterdb.kernels import centred_unit
+from filterdb.networks import load
+
+NETWORKS = {"mcunet_in3": "mcunet-320kb-1mb_imagenet.pth", "proxyless_w0.3": "proxyless-w0.3-r176_imagenet.pth"}
+LOOKED_AT = 384
+"""Unlabelled images."""
+SHIPPED = ("greedy8", "greedy8_published", "random")
+OWN = (100, 50, 25, 10, 8)
+STEPS: Mapping[str, dict[str, Any]] = {
+    "replaced": {},
+    "recalibrated": {"recalibrated": True},
+    "inputs+recalibrated": {"match": "inputs", "recalibrated": True},
+    "repaired": {"repaired": True},
+    "inputs+repaired": {"match": "inputs", "repaired": True},
+}
+"""What is done, in the words of ``filterdb.frozen.steps``."""
+COLUMNS = (
+    "network", "layers", "bank", "templates", "seed", "steps", "top1", "error", "top1_of_all", "energy_kept", "kernels", "seconds",
+)  # fmt: skip
+KEY = COLUMNS[:6]
+
+
+@dataclass
+class Bench:
+    """A network, images to look at, and labelled images to be measured on."""
+
+    name: str
+    module: nn.Module
+    looked_at: list[Tensor]
+    measured: list[tuple[Tensor, Tensor]]
+    rest: list[tuple[Tensor, Tensor]]
+    """The half that is looked at, with labels, for figures of all images."""
+
+    @classmethod
+    def open(cls, name: str, weights: Path, images: Path, batch_size: int = 64) -> Bench:
+        """Load and decode; the halves are drawn by seed 0."""
+        network = load(weights / NETWORKS[name], architecture=name)
+        halves = [open_images(str(images)).half(which) for which in (0, 1)]
+        parts = [list(batches(half, network.preprocessing, batch_size=batch_size)) for half in halves]
+        looked_at = batches(halves[0].limit(LOOKED_AT), network.preprocessing, batch_size=batch_size)
+        # what convolutions of this kind like on a CPU: twice as fast
+        laid = {"memory_format": torch.channels_last}
+        return cls(
+            name, network.module.to(**laid), [x.to(**laid) for x, _ in looked_at],
+            [(x.to(**laid), y) for x, y in parts[1]], [(x.to(**laid), y) for x, y in parts[0]],
+        )  # fmt: skip
+
+    def top1(self, module: nn.Module, *, of_all: bool) -> tuple[float, float | None]:
+        """The share of right answers of the measured half, and of all images."""
+        right = _right(module, self.measured)
+        whole = torch.cat([right, _right(module, self.rest)]) if of_all else None
+        return float(right.mean()), None if whole is None else float(whole.mean())
+
+
+@torch.inference_mode()
+def _right(module: nn.Module, images: list[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.cat([(module(x).argmax(1) == y).double() for x, y in images])
+
+
+def own_banks(module: nn.Module, count: int, seed: int) -> dict[str, Bank]:
+    """For each kernel size, the centres of k-means up to sign over the network's own kernels of the size."""
+    whole = Plan.of({"7x7": banks.load("greedy8")})
+    by_size: dict[str, list[Any]] = {}
+    for one in replacements(module, whole):
+        by_size.setdefault(f"{one.layer.kernel_h}x{one.layer.kernel_w}", []).append(one.old)
+    found = {}
+    for size, kernels in by_size.items():
+        stacked = np.concatenate(kernels)
+        parts = centred_unit(stacked.reshape(len(stacked), -1))
+        centres = lines.train(parts.unit[~parts.dead].astype(np.float32), count, seed).centres
+        names = [str(number) for number in range(count)]
+        found[size] = Bank(f"own{count}", names, centres.reshape(-1, *stacked.shape[1:]))
+    return found
+
+
+def plans(module: nn.Module, layers: str, seeds: int) -> Iterator[tuple[str, int, int, Plan]]:
+    """Name of the bank, templates, seed and plan, for the 7x7 layers or for all."""
+    for name in SHIPPED:
+        bank = banks.load(name)
+        yield name, len(bank), 0, Plan.of({"7x7": bank}) if layers == "7x7" else Plan.of(bank, resize="formula")
+    for count in OWN:
+        for seed in range(seeds if count in (25, 8) else 1):
+            own = own_banks(module, count, seed)
+            yield f"own{count}", count, seed, Plan.of({"7x7": own["7x7"]} if layers == "7x7" else own)
+
+
+def wanted(bank: str, seed: int, steps: str, layers: str) -> bool:
+    """Repairing takes a minute and more: it is tried on some banks, and all else on every bank."""
+    return "repaired" not in steps or (seed == 0 and bank in ("greedy8", "own25", "own8"))
+
+
+def run(bench: Bench, done: set[tuple[str, ...]], seeds: int) -> Iterator[dict[str, Any]]:
+    """Rows that are not done yet."""
+
+    def row(layers: str, bank: str, count: int, seed: int, steps: str, plan: Plan | None, options: dict[str, Any]) -> dict[str, Any]:
+        started = time.perf_counter()
+        made = None if plan is None else frozen(bench.module, plan, batches=bench.looked_at, **options)
+        module = bench.module if made is None else made.module
+        if plan is None and options:
+            import copy
+
+            from filterdb.frozen.recalibrate import recalibrate
+
+            recalibrate(module := copy.deepcopy(module), bench.looked_at)
+        spent = time.perf_counter() - started
+        top1, of_all = bench.top1(module, of_all=steps == "replaced")
+        n = sum(len(y) for _, y in bench.measured)
+        report = None if made is None else made.report
+        return {
+            "network": bench.name, "layers": layers, "bank": bank, "templates": count, "seed": seed, "steps": steps,
+            "top1": f"{top1:.3f}", "error": f"{(top1 * (1 - top1) / n) ** 0.5:.3f}", "top1_of_all": "" if of_all is None else f"{of_all:.3f}",
+            "energy_kept": "" if report is None else f"{report.mean('energy_kept'):.3f}",
+            "kernels": 0 if report is None else report.replaced, "seconds": f"{spent:.1f}",
+        }  # fmt: skip
+
+    for steps in ("replaced", "recalibrated"):
+        if (bench.name, "", "", "0", "0", steps) not in done:
+            yield row("", "", 0, 0, steps, None, STEPS[steps])
+    for layers in ("7x7", "all"):
+        for bank, count, seed, plan in plans(bench.module, layers, seeds):
+            for steps, options in STEPS.items():
+                if wanted(bank, seed, steps, layers) and (bench.name, layers, bank, str(count), str(seed), steps) not in done:
+                    yield row(layers, bank, count, seed, steps, plan, options)
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is missing in the CSV."""
+    parser = argparse.ArgumentParser(prog="filterdb.experiments.replacement", description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", type=Path, required=True, help="folder of the two checkpoints")
+    parser.add_argument("--images", type=Path, required=True, help="Parquet file of labelled ImageNet photographs")
+    parser.add_argument("--out", type=Path, required=True, help="CSV file to write, or to go on with")
+    parser.add_argument("--network", choices=list(NETWORKS), action="append", help="only this network; repeatable")
+    parser.add_argument("--seeds", type=int, default=3, help="of k-means, for 25 and 8 templates")
+    given = parser.parse_args(arguments)
+    try:
+        done = set()
+        if given.out.exists():
+            with given.out.open(newline="", encoding="utf-8") as file:
+                done = {tuple(row[name] for name in KEY) for row in csv.DictReader(file)}
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        with given.out.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if not done:
+                writer.writeheader()
+            for name in given.network or NETWORKS:
+                for found in run(Bench.open(name, given.weights, given.images), done, given.seeds):
+                    writer.writerow(found)
+                    file.flush()
+                    print(*found.values(), flush=True)
+    except FilterdbError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

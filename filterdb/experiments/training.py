@@ -1,0 +1,146 @@
+"""What frozen filters cost: a small network trained from scratch in several ways, with several numbers of images and seeds.
+
+    python -m filterdb.experiments.training --data TRAIN --val-data VALIDATION --out FOLDER --csv FILE [--picture FILE]
+
+Every run sees the same number of images in all, so fewer images are seen more often. A run that was stopped goes on, and what is
+done is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from filterdb import banks
+from filterdb.images import open_images
+from filterdb.training import Settings, train
+
+WAYS: dict[str, dict[str, Any]] = {
+    "trainable": {"mode": "trainable"},
+    "8 frozen + bias": {"mode": "frozen+bias", "bank": "greedy8"},
+    "transferred, frozen + bias": {"mode": "frozen+bias", "filters": "demo"},
+    "random, frozen + bias": {"mode": "random-frozen"},
+    "8 random, frozen + bias": {"mode": "frozen+bias", "bank": "random"},
+    "8 shuffled, frozen + bias": {"mode": "frozen+bias", "bank": "greedy8", "shuffle": True},
+    "DoG initialisation": {"mode": "dog-init"},
+}
+"""What is compared; all but the kernels is the same."""
+COLUMNS = ("way", "images", "seed", "epochs", "top1", "loss", "seconds")
+
+
+def settings(way: str, images: int, seed: int, seen: int, input_size: int) -> Settings:
+    """One run. The layer scale starts at .1 instead of 1e-6: at that, a short run ends before its kernels matter."""
+    epochs = max(2, seen // images)
+    return Settings(
+        "demo", **WAYS[way], train_images=images, input_size=input_size, epochs=epochs, warmup_epochs=max(1, epochs // 10),
+        batch_size=50, lr=2e-3, seed=seed, args={"ls_init_value": 0.1},
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Parse the command line and run what is not there yet."""
+    parser = argparse.ArgumentParser(prog="python -m filterdb.experiments.training", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="labelled images to train on")
+    parser.add_argument("--val-data", required=True)
+    parser.add_argument("--val-limit", type=int, default=2000)
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
+    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--images", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seen", type=int, default=16_000, help="images that each run sees, the same ones many times")
+    parser.add_argument("--input-size", type=int, default=32)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    given = parser.parse_args()
+    images, validation = open_images(given.data), open_images(given.val_data).limit(given.val_limit)
+    rows = []
+    for seed in range(given.seeds):
+        for count in given.images:
+            for way in given.ways:
+                one = settings(way, count, seed, given.seen, given.input_size)
+                found = train(
+                    one, images, validation, given.out / f"{way} {count} {seed}".replace(" ", "-"), bank=banks.load,
+                    evaluate_every=one.epochs,
+                )  # fmt: skip
+                loss = next(row["value"] for row in reversed(found.metrics) if row["metric"] == "loss")
+                rows.append(dict(zip(COLUMNS, (way, count, seed, one.epochs, found.top1, loss, found.seconds), strict=True)))
+                print(f"{way}, {count} images, seed {seed}: top-1 {found.top1:.4f}, {found.seconds:.0f} s", flush=True)
+                write(rows, given.csv)
+    print(table(rows))
+    if given.picture:
+        draw(rows, given.picture)
+
+
+def write(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """The runs as CSV; what other calls wrote of other runs stays."""
+    there = list(csv.DictReader(path.open())) if path.is_file() else []
+    key = ("way", "images", "seed")
+    new = {tuple(str(row[name]) for name in key): {name: row[name] for name in COLUMNS} for row in rows}
+    old = {tuple(row[name] for name in key): row for row in there}
+    for name, row in new.items():  # a run that was only looked at again took no time
+        if name in old and row["seconds"] < 2:
+            row["seconds"] = old[name]["seconds"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for name in sorted(old | new, key=lambda name: (list(WAYS).index(name[0]), int(name[1]), int(name[2]))):
+            row = {**old, **new}[name]
+            writer.writerow(
+                row
+                | {
+                    "top1": f"{float(row['top1']):.4f}",
+                    "loss": f"{float(row['loss']):.4f}",
+                    "seconds": f"{float(row['seconds']):.0f}",
+                }
+            )
+
+
+def summary(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], tuple[float, float, int]]:
+    """By way and number of images: mean top-1 over the seeds, its standard deviation, and how many seeds."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["way"], int(row["images"])), []).append(float(row["top1"]))
+    return {key: (mean(some), stdev(some) if len(some) > 1 else 0.0, len(some)) for key, some in found.items()}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The summary in Markdown: percent, mean ± standard deviation."""
+    cells = summary(rows)
+    counts = sorted({count for _, count in cells})
+    lines = ["| | " + " | ".join(f"{count:,} images" for count in counts) + " |", "|---" * (len(counts) + 1) + "|"]
+    for way in WAYS:
+        if any(name == way for name, _ in cells):
+            shown = [f"{100 * cells[way, n][0]:.1f} ± {100 * cells[way, n][1]:.1f}" if (way, n) in cells else "" for n in counts]
+            lines.append(f"| {way} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Top-1 over the number of images, a line for each way, bars of one standard deviation."""
+    from matplotlib.figure import Figure
+
+    cells = summary(rows)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="training images", ylabel="top-1, %")
+    for way in WAYS:
+        counts = sorted(count for name, count in cells if name == way)
+        if counts:
+            numbers = [cells[way, count] for count in counts]
+            axes.errorbar(
+                counts, [100 * n[0] for n in numbers], [100 * n[1] for n in numbers], label=way, marker="o", capsize=3, lw=1.5
+            )
+    counts = sorted({count for _, count in cells})
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()

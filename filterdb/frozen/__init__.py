@@ -1,0 +1,1 @@
+"""Networks whose depthwise kernels are frozen templates of a bank."""

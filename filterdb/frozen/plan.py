@@ -1,0 +1,117 @@
+"""Which bank stands in for which layer's kernels, and which layers stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from filterdb.bank_make import crop
+from filterdb.banks import Bank
+from filterdb.errors import BankError, InvalidArgument, not_found
+from filterdb.schema import Layer, parse_size, size_name
+
+Resize = Literal["none", "formula", "crop"]
+Banks = Bank | Mapping[str, Bank | None]
+"""One bank, or several by what they are for: a kernel size (``"5x5"``), a layer's name or glob, or ``""`` for everything else.
+None leaves these layers as they are."""
+
+CHOSEN_OUT = "not among the layers asked for"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice of banks, which answers for each layer.
+
+    A layer's own name or glob goes before its size, and its size before the bank for everything else. A bank stands in for
+    kernels of its own size; for others by ``resize``: "none" leaves them, "formula" takes the bank at their size where its
+    formula has one, "crop" the centre crop of its templates for smaller kernels.
+    """
+
+    banks: Mapping[str, Bank | None]
+    layers: tuple[str, ...] = ("*",)
+    """Names or globs of the layers that may change."""
+    resize: Resize = "none"
+    signed: bool = False
+    """Only positive gains."""
+
+    @classmethod
+    def of(cls, bank: Banks, *, layers: str | Sequence[str] | None = None, resize: Resize = "none", signed: bool = False) -> Plan:
+        """A plan from what a user may say.
+
+        Raises:
+            InvalidArgument: no bank, a bank of a wrong size for the size it is given for, or an unknown ``resize``.
+        """
+        if resize not in ("none", "formula", "crop"):
+            raise InvalidArgument(f'resize "{resize}" is not a choice. Say none, formula or crop.')
+        banks = {"": bank} if isinstance(bank, Bank) else dict(bank)
+        if not any(banks.values()):
+            raise InvalidArgument("No bank was given, so there is nothing to replace kernels by. Name one, such as greedy8.")
+        patterns = ("*",) if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+        return cls(banks, patterns, resize, signed)
+
+    def bank_for(self, layer: str, kernel_h: int, kernel_w: int) -> Bank | str:
+        """The bank at a layer's kernel size, or why the layer stays as it is."""
+        if not any(_matches(layer, pattern) for pattern in self.layers):
+            return CHOSEN_OUT
+        size = size_name(kernel_h, kernel_w)
+        named = [key for key in self.banks if key and not is_size(key) and _matches(layer, key)]
+        # of several globs the longest says most
+        key = max(named, key=len) if named else next((k for k in self.banks if is_size(k) and _same(k, size)), "")
+        bank = self.banks.get(key)
+        if bank is None:
+            return f"{key} was to stay" if key in self.banks else "no bank was given for it"
+        return _at(bank, kernel_h, kernel_w, self.resize)
+
+    def check(self, layers: Iterable[Layer]) -> None:
+        """Refuse a plan that would change nothing, or that names layers and sizes that are not there.
+
+        Raises:
+            NotFound: a name or glob that no layer has.
+            InvalidArgument: no kernel would be replaced; the message says which sizes there are.
+        """
+        there = list(layers)
+        names = [one.name for one in there]
+        for pattern in (*self.layers, *(key for key in self.banks if key and not is_size(key))):
+            if not any(_matches(name, pattern) for name in names):
+                raise not_found("depthwise layer", pattern, names)
+        reasons = [self.bank_for(one.name, one.kernel_h, one.kernel_w) for one in there]
+        if not any(isinstance(reason, Bank) for reason in reasons):
+            sizes = sorted({(one.kernel_h, one.kernel_w) for one in there})
+            words = dict.fromkeys(reason for reason in reasons if isinstance(reason, str) and reason != CHOSEN_OUT)
+            raise InvalidArgument(
+                f"No kernel would be replaced: the layers have {', '.join(size_name(*pair) for pair in sizes)} kernels, and "
+                f"{'; '.join(words) or 'no layer was chosen'}. Give a bank of their size, or resize formula or crop."
+            )
+
+
+def is_size(key: str) -> bool:
+    """Whether a key of a plan is a kernel size."""
+    try:
+        parse_size(key)
+    except InvalidArgument:
+        return False
+    return True
+
+
+def _same(key: str, size: str) -> bool:
+    return size_name(*parse_size(key)) == size
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _at(bank: Bank, kernel_h: int, kernel_w: int, resize: Resize) -> Bank | str:
+    """A bank at a size, or why it has none."""
+    if (bank.kernel_h, bank.kernel_w) == (kernel_h, kernel_w):
+        return bank
+    if resize == "none":
+        return f"the bank {bank.name} is of {bank.size}"
+    try:
+        return bank.at((kernel_h, kernel_w)) if resize == "formula" else crop(bank, kernel_h, kernel_w)
+    except BankError as error:
+        if resize == "formula" and not bank.scalable:
+            raise
+        return str(error)

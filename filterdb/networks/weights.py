@@ -1,0 +1,71 @@
+"""The state dict of a checkpoint file, whole, read without executing anything of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from filterdb.errors import SourceError
+from filterdb.sources.checkpoint import TorchCheckpoint
+from filterdb.sources.local import kind_of
+from filterdb.sources.safetensors import LocalSafetensors
+from filterdb.sources.unwrap import unwrap
+
+BUILDING = ("format", "filterdb", "architecture", "args", "num_classes", "preprocessing")
+"""Of the metadata that ``save`` writes, what says how the network is built."""
+TABLES = ("args", "preprocessing")
+"""Of the metadata that ``save`` writes, what is JSON."""
+
+
+@dataclass
+class Weights:
+    """What a file holds of one network."""
+
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+    """Of a safetensors file, with ``TABLES`` parsed; empty for others."""
+    notes: list[str]
+    """Which of several sets of weights was taken."""
+
+
+def read(path: Path) -> Weights:
+    """The weights of a file: of two sets the average (EMA), without the prefixes of wrappers.
+
+    Raises:
+        SourceError: no checkpoint, a damaged one, one that needs code, or ONNX, which has no module.
+    """
+    what = path.name
+    kind = kind_of(path, what)
+    if kind == "onnx":
+        raise SourceError(f"{what} is an ONNX program, which is no module. Give its checkpoint (.safetensors, .pth).")
+    if kind == "torch":
+        state, notes = unwrap(TorchCheckpoint(path, what).tree, "auto", what)
+        return Weights(state, {}, notes)
+    from safetensors import SafetensorError, safe_open
+
+    checked = LocalSafetensors(path, what)
+    places, notes = unwrap(checked.tree, "auto", what)
+    try:
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(place.key) for key, place in places.items()}
+    except (SafetensorError, OSError) as error:
+        raise SourceError(f"{what} cannot be read: {' '.join(str(error).split())}. Fetch it again.") from error
+    return Weights(state, _metadata(checked.metadata, what), notes)
+
+
+def _metadata(written: Mapping[str, str], what: str) -> dict[str, Any]:
+    read: dict[str, Any] = dict(written)
+    for key in TABLES:
+        if key in read:
+            try:
+                read[key] = json.loads(read[key])
+            except ValueError as error:
+                raise SourceError(f"{what}: its metadata {key} is not JSON. Write the file again.") from error
+            if not isinstance(read[key], dict):
+                raise SourceError(f"{what}: its metadata {key} is not a table. Write the file again.")
+    return read

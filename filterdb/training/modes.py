@@ -1,0 +1,241 @@
+"""The network of a training: its architecture, where its depthwise kernels come from, and what of them stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from filterdb import banks
+from filterdb.banks import Bank
+from filterdb.errors import InvalidArgument, RunError
+from filterdb.frozen.layer import Parts
+from filterdb.frozen.plan import Plan
+from filterdb.frozen.replace import replacements
+from filterdb.frozen.swap import freeze_layers
+from filterdb.networks import Network, load, new
+from filterdb.training.settings import FROZEN, Settings
+
+DOG_SHARES = {"on-centre": 0.45, "off-centre": 0.10, "cross": 0.15, "first derivative": 0.20, "second derivative": 0.10}
+"""The proportions of the initialisation of ConvMixer by the ICLR paper's authors."""
+_DOG_TEMPLATES = {
+    "on-centre": [0], "off-centre": [1], "cross": [2, 3], "first derivative": [4, 5, 6, 7], "second derivative": [8, 9],
+}  # fmt: skip
+"""Which templates of the bank "dog" are of each kind."""
+
+
+@dataclass
+class Prepared:
+    """A network ready to be trained."""
+
+    network: Network
+    bank: Bank | None
+    left: Mapping[str, str]
+    """Depthwise layers whose kernels the bank lacks the size of, and why: they stay as they are, and are trained."""
+
+
+def prepare(settings: Settings, num_classes: int, bank: Callable[[str], Bank]) -> Prepared:
+    """The network that the settings describe. The same settings make the same network, bit for bit.
+
+    Args:
+        settings: the training's.
+        num_classes: of the data.
+        bank: a bank by its name.
+
+    Raises:
+        InvalidArgument, NotFound: an architecture, bank or source that is not there, or none of whose layers is depthwise.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = _start(settings, num_classes)
+        kernels = depthwise(network.module)
+        if not kernels and settings.mode != "trainable":
+            raise InvalidArgument(
+                f"{settings.model} has no depthwise layers: there is nothing to freeze. Take the mode trainable."
+            )
+        if settings.filters is not None:
+            _transfer(network.module, load(settings.filters, architecture=_said(settings, settings.filters)))
+        if settings.mode == "dog-init":
+            _draw(network.module, banks.load("dog"), _dog_index, settings.seed)
+        chosen = None if settings.bank is None else bank(settings.bank)
+        if chosen is not None and settings.shuffle:
+            chosen = shuffled(chosen, settings.seed)
+        left: dict[str, str] = {}
+        if chosen is not None:
+            trained = settings.weights is not None or settings.filters is not None
+            parts, left = (
+                _matched(network.module, chosen, settings.signed) if trained else _drawn(network.module, chosen, settings.seed)
+            )
+            if not parts:
+                raise InvalidArgument(
+                    f"The bank {chosen.name} stands in for no layer of {settings.model}: {next(iter(left.values()))}."
+                )
+        elif settings.mode in FROZEN:
+            parts = {name: Parts(kernel[:, 0], np.arange(len(kernel))) for name, kernel in kernels_of(network.module).items()}
+        else:
+            parts = {}
+    _install(network.module, parts, settings.mode)
+    _try(network)
+    return Prepared(network, chosen, left)
+
+
+def depthwise(module: nn.Module) -> dict[str, nn.Conv2d]:
+    """The depthwise layers with a spatial pattern, by name."""
+    return {
+        name: one for name, one in module.named_modules()
+        if isinstance(one, nn.Conv2d) and one.groups == one.in_channels > 1 and one.kernel_size != (1, 1)
+    }  # fmt: skip
+
+
+def kernels_of(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """The depthwise kernels (channels, 1, kernel_h, kernel_w) by layer."""
+    return {name: one.weight.detach().cpu().float().numpy().copy() for name, one in depthwise(module).items()}
+
+
+def shuffled(bank: Bank, seed: int) -> Bank:
+    """A bank with the taps of each template in a random order."""
+    rng = np.random.default_rng(seed)
+    flat = bank.templates.reshape(len(bank), -1)
+    mixed = np.stack([rng.permutation(row) for row in flat]).reshape(bank.templates.shape)
+    made_by = f"{bank.name} with the taps of each template shuffled, seed {seed}"
+    return Bank(name=f"{bank.name} shuffled", names=bank.names, templates=mixed, labels=bank.labels, made_by=made_by)
+
+
+# -- where the weights come from -----------------------------------------------------------------------------------------------
+
+
+def _said(settings: Settings, source: str) -> str | None:
+    """What to say of a source's architecture: that of a bare file is the model's, others know their own."""
+    import timm
+
+    return settings.model if Path(source).is_file() and timm.is_model(settings.model) else None
+
+
+def _start(settings: Settings, num_classes: int) -> Network:
+    size = {"input_size": (3, settings.input_size, settings.input_size), "crop_pct": 1.0} if settings.input_size else None
+    if settings.weights is None:
+        args = dict(settings.args) | ({"drop_path_rate": settings.drop_path} if settings.drop_path else {})
+        return new(settings.model, num_classes=num_classes, args=args, preprocessing=size)
+    network = load(
+        settings.weights, architecture=_said(settings, settings.weights), num_classes=num_classes,
+        args=settings.args or None, preprocessing=size, new_head=True,
+    )  # fmt: skip
+    return replace(network, name=settings.model)
+
+
+def _transfer(module: nn.Module, other: Network) -> None:
+    """Copy the depthwise kernels of another network of the same layers."""
+    mine, theirs = depthwise(module), depthwise(other.module)
+    common = [name for name, one in mine.items() if name in theirs and theirs[name].weight.shape == one.weight.shape]
+    if len(common) < len(mine):
+        lacking = next(name for name in mine if name not in common)
+        raise InvalidArgument(
+            f"{other.source} has {len(common)} of the {len(mine)} depthwise layers (not {lacking}): take filters of the same "
+            "architecture."
+        )
+    with torch.no_grad():
+        for name in common:
+            mine[name].weight.copy_(theirs[name].weight)
+
+
+# -- kernels from a bank -------------------------------------------------------------------------------------------------------
+
+
+def _matched(module: nn.Module, bank: Bank, signed: bool) -> tuple[dict[str, Parts], dict[str, str]]:
+    """Each kernel's closest a·g + b."""
+    found = list(replacements(module, Plan.of(bank, resize="formula" if bank.scalable else "none", signed=signed)))
+    parts = {one.layer.name: one.parts for one in found if one.bank is not None}
+    return parts, {one.layer.name: str(one.reason) for one in found if one.bank is None}
+
+
+def _drawn(module: nn.Module, bank: Bank, seed: int) -> tuple[dict[str, Parts], dict[str, str]]:
+    """Each channel a template drawn at random, as long as the kernels that it takes the place of are on average."""
+    plan = Plan.of(bank, resize="formula" if bank.scalable else "none")
+    rng = np.random.default_rng(seed)
+    parts, left = {}, {}
+    for name, kernels in kernels_of(module).items():
+        at = plan.bank_for(name, *kernels.shape[2:])
+        if isinstance(at, str):
+            left[name] = at
+            continue
+        index = rng.integers(len(at), size=len(kernels))
+        parts[name] = Parts(at.templates, index, _gains(at, index, kernels))
+    return parts, left
+
+
+def _gains(bank: Bank, index: NDArray[np.int64], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gains that give templates the length that kernels have on average (root mean square)."""
+    length = np.sqrt(np.square(kernels).sum(axis=(1, 2, 3)).mean())
+    norms = np.linalg.norm(bank.templates.reshape(len(bank), -1), axis=1)
+    return (length / norms[index]).astype(np.float32)
+
+
+def _dog_index(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    kinds = rng.choice(len(DOG_SHARES), size=n, p=list(DOG_SHARES.values()))
+    choices = list(_DOG_TEMPLATES.values())
+    return np.array([rng.choice(choices[kind]) for kind in kinds], dtype=np.int64)
+
+
+def _draw(module: nn.Module, bank: Bank, choose: Callable[[int, np.random.Generator], NDArray[np.int64]], seed: int) -> None:
+    """Start kernels of odd sizes from 3x3 as templates of a bank, each as long as the kernels it takes the place of."""
+    rng = np.random.default_rng(seed)
+    for name, kernels in kernels_of(module).items():
+        kernel_h, kernel_w = kernels.shape[2:]
+        if kernel_h % 2 == 0 or kernel_w % 2 == 0 or min(kernel_h, kernel_w) < 3:
+            continue
+        at = bank.at((kernel_h, kernel_w))
+        index = choose(len(kernels), rng)
+        new_kernels = at.templates[index] * _gains(at, index, kernels)[:, None, None]
+        with torch.no_grad():
+            depthwise(module)[name].weight.copy_(torch.from_numpy(new_kernels).unsqueeze(1))
+
+
+def _install(module: nn.Module, parts: Mapping[str, Parts], mode: str) -> None:
+    """Put the parts into the network: as frozen layers, or as ordinary weights that start so."""
+    if mode in FROZEN:
+        freeze_layers(module, _with_gains(parts) if mode == "frozen+gain+bias" else parts, train_gain=mode == "frozen+gain+bias",
+                      train_offset=mode != "frozen")  # fmt: skip
+        return
+    layers = depthwise(module)
+    for name, one in parts.items():
+        index = np.asarray(one.index)
+        templates = np.asarray(one.templates)
+        gain = np.ones(len(index)) if one.gain is None else np.asarray(one.gain)
+        offset = np.zeros(len(index)) if one.offset is None else np.asarray(one.offset)
+        kernels = gain[:, None, None] * templates[index] + offset[:, None, None]
+        with torch.no_grad():
+            layers[name].weight.copy_(torch.from_numpy(kernels).unsqueeze(1))
+
+
+def _with_gains(parts: Mapping[str, Parts]) -> dict[str, Parts]:
+    return {
+        name: one if one.gain is not None else replace(one, gain=np.ones(len(np.asarray(one.index)), np.float32))
+        for name, one in parts.items()
+    }
+
+
+def _try(network: Network) -> None:
+    """Whether the network takes images of its size at all, before a data set is opened for it."""
+    try:
+        with torch.inference_mode():
+            network.module.eval()(torch.zeros(1, *network.preprocessing["input_size"]))
+    except RuntimeError as error:
+        size = network.preprocessing["input_size"][1]
+        reason = " ".join(str(error).split())[:160]
+        raise InvalidArgument(
+            f"{network.name} cannot take images of {size} px: {reason}. Choose another --input-size."
+        ) from error
+
+
+def check_finite(loss: float, step: int, settings: Settings) -> None:
+    """End a run whose loss is no number, in words that help."""
+    if not np.isfinite(loss):
+        raise RunError(
+            f"The loss became {loss} at step {step}. Lower --lr (now {settings.lr}), clip gradients, or train without --amp; "
+            "--resume goes on from the last checkpoint."
+        )

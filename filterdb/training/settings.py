@@ -1,0 +1,104 @@
+"""What may be chosen of a training. The words are timm's where timm has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from filterdb.errors import InvalidArgument, not_found
+
+MODES = {
+    "trainable": "all weights are trained, the ordinary way",
+    "frozen": "the depthwise kernels stay as they start",
+    "frozen+bias": "the kernels stay, one trained number for each channel is added to all taps (x + b)",
+    "frozen+gain+bias": "the kernels stay but for a trained gain and a trained number added to all taps",
+    "dog-init": "all weights are trained; kernels start as differences of Gaussians, crosses and derivatives",
+    "random-frozen": "kernels stay as they were drawn, each its own, with a trained number added to all taps: a control",
+}
+"""What becomes of the depthwise kernels."""
+FROZEN = ("frozen", "frozen+bias", "frozen+gain+bias", "random-frozen")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training. What changes its numbers is here; where it runs and what it writes is not."""
+
+    model: str
+    """A timm architecture, or one that ``filterdb.networks.load`` knows by a recipe's name, such as demo."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments for ``timm.create_model``."""
+    mode: str = "trainable"
+    bank: str | None = None
+    """The templates that the kernels become: the closest ones where they are trained already, else drawn at random."""
+    shuffle: bool = False
+    """Shuffle the taps of each template: a control with the same numbers and no shape."""
+    signed: bool = False
+    """Only positive gains where kernels are matched with the bank."""
+    weights: str | None = None
+    """A source to start from with all weights."""
+    filters: str | None = None
+    """A source to take the depthwise kernels from, and nothing else."""
+    train_images: int | None = None
+    """Train on that many images, as many of each class as possible."""
+    input_size: int | None = None
+    """Side of the images, px; by default as the architecture says."""
+    epochs: int = 100
+    batch_size: int = 128
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
+    opt: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    layer_decay: float | None = None
+    sched: str = "cosine"
+    warmup_epochs: int = 5
+    min_lr: float = 0.0
+    clip_grad: float | None = 1.0
+    smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    aa: str | None = None
+    """timm's automatic augmentation, such as rand-m9-mstd0.5-inc1."""
+    reprob: float = 0.0
+    scale: tuple[float, float] = (0.35, 1.0)
+    """Area of the random crops."""
+    hflip: float = 0.5
+    drop_path: float = 0.0
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights; it is what is evaluated and saved."""
+    amp: bool = False
+    channels_last: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise not_found("mode", self.mode, MODES)
+        if self.mode in ("dog-init", "random-frozen"):
+            given = [name for name in ("bank", "weights", "filters") if getattr(self, name) is not None]
+            if given:
+                raise InvalidArgument(
+                    f'The mode "{self.mode}" makes its kernels itself: leave --{given[0]} out, or take frozen+bias.'
+                )
+        if self.shuffle and self.bank is None:
+            raise InvalidArgument("There is no bank whose taps to shuffle. Name one with --bank.")
+        if self.mode in FROZEN and self.mode != "random-frozen" and self.bank is None and not (self.weights or self.filters):
+            raise InvalidArgument(
+                f'The mode "{self.mode}" needs kernels to freeze: name a --bank, or --filters of another network, or start from '
+                "--weights. For kernels as they are drawn take random-frozen."
+            )
+        for name in ("epochs", "batch_size", "accumulate", "lr", "train_images", "input_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidArgument(f"{name} is {value}: it must be more than 0.")
+        for name in ("weight_decay", "warmup_epochs", "smoothing", "mixup", "cutmix", "reprob", "drop_path", "min_lr"):
+            if getattr(self, name) < 0:
+                raise InvalidArgument(f"{name} is {getattr(self, name)}: it must not be less than 0.")
+        if self.warmup_epochs >= self.epochs:
+            raise InvalidArgument(f"{self.warmup_epochs} warm-up epochs leave none of {self.epochs} to train. Warm up for fewer.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InvalidArgument(f"ema is {self.ema}: a decay lies between 0 and 1, such as 0.999.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the table and for checkpoints."""
+        return asdict(self) | {"args": dict(self.args), "scale": list(self.scale)}

@@ -1,0 +1,14 @@
+-- What networks keep of their accuracy: each evaluation with its model, bank and mode (Table 3 of the eight filters).
+-- In percent; loss, and the KL divergence from the original that an evaluation compared with, in nats.
+-- $models = *: only models of this name or glob
+-- $data = *: only data of this name or glob
+SELECT model, bank, mode, data, split, part, images,
+       round(100 * any_value(value) FILTER (metric = 'top1'), 2) AS top1,
+       round(100 * any_value(value) FILTER (metric = 'top5'), 2) AS top5,
+       round(any_value(value) FILTER (metric = 'loss'), 4) AS loss,
+       round(100 * any_value(value) FILTER (metric = 'agreement'), 2) AS agreement,
+       round(any_value(value) FILTER (metric = 'kl'), 4) AS kl, run_id
+FROM (SELECT runs.*, metric, value FROM runs LEFT JOIN metrics USING (run_id))
+WHERE kind = 'evaluate' AND coalesce(model, '') GLOB $models AND coalesce(data, '') GLOB $data
+GROUP BY model, bank, mode, data, split, part, images, run_id, started_at
+ORDER BY data, model, started_at, run_id

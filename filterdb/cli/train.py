@@ -82,4 +82,4 @@ def train(
         return
     went_on = f", from epoch {found.resumed} on" if found.resumed else ""
     print(f"top-1 {100 * found.top1:.2f} % after {found.epochs} epochs{went_on}, {found.seconds:.0f} s: {found.path}")
-    print(f"its kernels over time: filterdb ingest run:{out}/checkpoints --name {out.name}")
+    print(f"its kernels over time: filterdb ingest run:{out / 'checkpoints'} --name {out.name}")

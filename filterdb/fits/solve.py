@@ -34,10 +34,10 @@ REFINE_ROOM = 2**21
 ON_GPU = 64
 """Times as much room there: a GPU is filled by many kernels at once."""
 STEPS = 30
-DAMPING = 1e-2
+DAMPING = 5e-2
 PROMISE = 0.3
 """Of the rho² that is worth a step: one whose slope promises less ends the search."""
-LARGEST_STEP = 0.5
+LARGEST_STEP = 1.5
 """In log sigma."""
 SAFE = 0.7
 """Cosine: a learned curvature is taken over only where the step lies this much along what was lacking."""

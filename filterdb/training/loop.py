@@ -7,9 +7,11 @@ for them.
 from __future__ import annotations
 
 import contextlib
+import copy
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -270,15 +272,32 @@ class _Run:
             for name, one in depthwise(self.judged().module).items()
         }
         if kernels:
+            _facts(self.network, self.settings, folder / "run.toml")
             save_file(kernels, folder / f"step_{step:07d}.safetensors", metadata={"format": "pt", "step": str(step)})
 
     def write(self, path: Path) -> None:
         """The network as an ordinary file, which says how it was made."""
-        import copy
-
         plain = replace(self.judged(), module=to_plain(copy.deepcopy(self.judged().module).cpu()))
         made = {"mode": self.settings.mode, "settings": self.settings.to_dict()}
         networks.save(plain, path, made | ({} if self.bank is None else {"bank": self.bank.name}))
+
+
+def _facts(network: Network, settings: Settings, path: Path) -> None:
+    """What ``filterdb ingest run:FOLDER`` is to know of all checkpoints: with the architecture, their strides and stages."""
+    import timm
+
+    lines = []
+    if network.architecture is not None and timm.is_model(network.architecture):
+        args = {**network.args, "num_classes": network.num_classes}
+        lines = [f"architecture = {json.dumps(network.architecture)}", f"architecture_args = {_toml(args)}"]
+    path.write_text("\n".join([*lines, f"# mode {settings.mode}, bank {settings.bank}", ""]), "utf-8")
+
+
+def _toml(value: Any) -> str:
+    """A value of the arguments of an architecture in TOML, whose scalars and lists are JSON's."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items() if one is not None) + " }"
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def _classes(train_images: ImageSet, validation: ImageSet) -> int:

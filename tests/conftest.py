@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import pytest
 from filterdb import Database
 from filterdb.pipeline import store
 from filterdb.schema import Layer, Model, ModelFacts
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and torch's threads would be in the way
 
 
 def make_model(name: str, layers: Mapping[str, np.ndarray], **facts: Any) -> Model:

@@ -24,10 +24,11 @@ from filterdb.errors import BankError, DataError, InvalidArgument, NotFound, Sou
 from filterdb.frozen import inputs, repair, steps
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.recalibrate import norms, recalibrate
-from filterdb.frozen.replace import freeze, replace, replacements
+from filterdb.frozen.replace import by_weights, freeze, replace, replacement, replacements
 from filterdb.frozen.report import distinct
 from filterdb.frozen.swap import freeze_layers
 from filterdb.networks import load
+from filterdb.schema import Layer
 from tests.real import data
 
 GREEDY = banks.load("greedy8")
@@ -444,6 +445,114 @@ def test_matching_by_inputs_brings_the_outputs_closer() -> None:
     assert all(error(other, name) < error(one, name) for name in names)
 
 
+# gains and biases for networks without batch norm
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_corrected_layers_keep_the_mean_and_variance_of_their_channels(bias: bool) -> None:
+    network, x = Small(norm=False, bias=bias), images(32)
+    plan = Plan.of(GREEDY, resize="formula")
+    made = steps.frozen(network, plan, corrected=True, batches=[x])
+    changed = tuple(f"body.{i}.{what}" for i in (3, 9) for what in ("weight", "bias"))
+    assert same(network, made.module, but=changed)
+
+    def outputs(module: nn.Module) -> list[Tensor]:
+        found: list[Tensor] = []
+        hooks = [
+            module.body[i].register_forward_hook(lambda layer, i, o: found.append(o.movedim(1, 0).flatten(1))) for i in (3, 9)
+        ]
+        with torch.no_grad():
+            module(x)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    plain = freeze(network, plan).module
+    for wanted, there, before in zip(outputs(network), outputs(made.module), outputs(plain), strict=True):
+        assert not torch.allclose(before.var(1), wanted.var(1), rtol=0.05)
+        able = wanted.var(1) < 20 * before.var(1)  # a channel that hardly answers is not blown up
+        assert able.float().mean() > 0.9
+        torch.testing.assert_close(there.var(1)[able], wanted.var(1)[able], rtol=1e-3, atol=1e-6)
+        if bias:
+            torch.testing.assert_close(there.mean(1), wanted.mean(1), rtol=1e-3, atol=1e-4)
+    # the kernels are still gain * template + offset, and the parts say so
+    assert freeze(made.module, plan).report.mean("energy_kept") == pytest.approx(1)
+    swapped = freeze_layers(copy.deepcopy(made.module), made.parts)
+    with torch.no_grad():
+        torch.testing.assert_close(swapped(x), made.module(x), rtol=1e-4, atol=1e-5)
+    assert made.report.mode == "replaced+corrected"
+
+
+def test_a_network_that_was_not_changed_is_not_corrected() -> None:
+    network, x = demo(), images(8, 64)
+    whole = copy.deepcopy(network)
+    from filterdb.frozen.correct import correct
+
+    gains = correct(network, whole, [one.layer.name for one in replacements(network, PLAN)], [x[:4], x[4:]])
+    assert all(torch.allclose(gain, torch.ones_like(gain), atol=1e-4) for gain in gains.values())
+    with torch.no_grad():
+        torch.testing.assert_close(whole(x), network(x), rtol=1e-3, atol=1e-3)
+
+
+# two templates
+
+
+def pairs(kernel: np.ndarray, bank: Bank, rows: np.ndarray, first: int) -> float:
+    """The least squares of a kernel by its first template, any other and a constant, as ``rows`` weigh taps."""
+    flat = bank.templates.reshape(len(bank), -1).astype(np.float64)
+    costs = []
+    for other in range(len(bank)):
+        columns = rows @ np.stack([flat[first], flat[other], np.ones(len(kernel))], 1)
+        solved = np.linalg.lstsq(columns, rows @ kernel, rcond=None)[0]
+        costs.append(float(((rows @ kernel - columns @ solved) ** 2).sum()))
+    return min(costs)
+
+
+@pytest.mark.parametrize("by", ["weights", "inputs"])
+def test_a_mixture_takes_the_best_second_template(by: str) -> None:
+    rng = np.random.default_rng(0)
+    kernels = rng.standard_normal((6, 7, 7)).astype(np.float32)
+    kernels[5] = 2.0
+    windows = rng.standard_normal((6, 80, 49)) + 0.5
+    metric = torch.from_numpy(np.einsum("cnd,cne->cde", windows, windows) / 80)
+    match = by_weights(False, 1.0)
+    if by == "inputs":
+        match = lambda layer, some, bank: inputs.closest(some, bank, metric, mix=1.0)  # noqa: E731
+    made = replacement(Layer("x", 7, 7, 6), kernels, PLAN, match)
+    ridge = inputs.RIDGE * metric.diagonal(dim1=1, dim2=2).mean(1).numpy()
+    for c in range(5):
+        rows = np.eye(49)
+        if by == "inputs":
+            rows = np.concatenate([windows[c] / np.sqrt(80), np.sqrt(ridge[c]) * np.eye(49)])
+        lost = float(((rows @ (made.new[c] - kernels[c]).ravel().astype(np.float64)) ** 2).sum())
+        wanted = pairs(kernels[c].ravel().astype(np.float64), GREEDY, rows, int(made.found["template"][c]))
+        assert lost == pytest.approx(wanted, rel=1e-4)
+    np.testing.assert_allclose(made.new[5], 2.0, atol=1e-6)
+    # a layer to be trained has the mixtures as templates of their own
+    from filterdb.frozen.layer import FrozenDepthwiseConv2d
+
+    layer = FrozenDepthwiseConv2d(6, 6, 7, bias=False, parts=made.parts)
+    np.testing.assert_allclose(layer.weight.detach()[:, 0].numpy(), made.new, atol=1e-6)
+
+
+def test_only_kernels_that_one_template_keeps_little_of_are_mixed() -> None:
+    network = demo()
+    energy = [freeze(network, Plan.of(GREEDY, mix=mix)).report for mix in (0, 0.3, 1)]
+    assert [sum(one.two for one in report.layers) for report in energy] == [
+        0, sum(int((nearest.match(k, GREEDY)["similarity"] ** 2 < 0.3).sum()) for k in kernels_of(network)), 864,
+    ]  # fmt: skip
+    kept = [report.mean("energy_kept") for report in energy]
+    assert kept[0] < kept[1] < kept[2]
+    assert energy[0].unique_after == 8 < energy[1].unique_after < energy[2].unique_after <= 864
+    for wrong, message in (({"mix": 2}, "no share"), ({"mix": 0.5, "signed": True}, "either sign")):
+        with pytest.raises(InvalidArgument, match=message):
+            Plan.of(GREEDY, **wrong)
+
+
+def kernels_of(network: nn.Module) -> list[np.ndarray]:
+    return [m.weight.detach().flatten(1).numpy() for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+
+
 # repaired pointwise layers
 
 
@@ -467,19 +576,26 @@ def test_repairing_what_is_whole_changes_nothing_and_what_is_broken_for_the_bett
         recalibrate(network, [x])
     whole = copy.deepcopy(network)
     assert repair.repair(network, whole, ["body.3", "body.9"], [x]) == ["body.6", "body.12"]
+    if norm:
+        recalibrate(whole, [x])
     with torch.no_grad():
         torch.testing.assert_close(whole(x), network(x), rtol=1e-3, atol=1e-3)
     plan = Plan.of(GREEDY, resize="formula")
-    one, other = (steps.frozen(network, plan, recalibrated=norm, repaired=mend, batches=[x]) for mend in (False, True))
+    one = steps.frozen(network, plan, recalibrated=norm, batches=[x])
+    mended = freeze(network, plan).module
+    repair.repair(network, mended, ["body.3", "body.9"], [x], ridge=0.01)
+    if norm:
+        recalibrate(mended, [x])
     with torch.no_grad():
-        wanted = network(images(32, seed=1))
-        errors = [float((made.module(images(32, seed=1)) - wanted).pow(2).mean()) for made in (one, other)]
-    assert errors[1] < errors[0]
-    moved = ("body.6.weight", "body.6.bias", "body.12.weight", "body.12.bias")
+        errors = [float((made(x) - network(x)).pow(2).mean()) for made in (mended, one.module)]
+    assert errors[0] < 0.9 * errors[1]
+    other = steps.frozen(network, plan, repaired=True, batches=[x])
+    moved = tuple(f"body.{i}.{what}" for i in ((6, 12) if norm else (3, 6, 9, 12)) for what in ("weight", "bias"))
     stats = tuple(f"{name}.{what}" for name in norms(network) for what in ("running_mean", "running_var"))
     assert same(one.module, other.module, but=moved + stats)
     assert other.report.mode == "replaced+repaired"
-    assert any("pointwise layers were solved again on 32" in note for note in other.report.notes)
+    assert "2 pointwise layers were solved again" in other.report.notes
+    assert "all this on 32 unlabelled images" in other.report.notes
 
 
 # the verbs
@@ -528,6 +644,7 @@ def test_images_are_asked_for_where_they_are_needed(parquet: str, tmp_path: Path
     for wrong, message in (
         ({"match": "inputs"}, "Images are needed"),
         ({"repair": True}, "Images are needed"),
+        ({"correct": True}, "Images are needed"),
         ({"match": "outputs", "data": parquet, "limit": 2}, "weights or inputs"),
         ({"recalibrate": parquet, "limit": 2}, "nothing to recalibrate"),
         ({"recalibrate": str(tmp_path / "gone.parquet")}, "There is no"),

@@ -33,7 +33,7 @@ round(100.0 * count(*) FILTER (at_bound) / count(*), 2) AS percent_at_bound
 """
 """As in the query families, of the models that were asked for."""
 
-SHOWN_FITS = 4
+SHOWN_FITS = 2
 
 
 def fit(

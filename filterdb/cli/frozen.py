@@ -60,14 +60,20 @@ def freeze(
     resize: Annotated[
         str, typer.Option(help="Kernels of sizes that the bank lacks: none (they stay), formula, or crop (smaller ones).")
     ] = "none",
+    mix: Annotated[
+        float, typer.Option(help="Two templates for kernels of whose energy one keeps less than this share.", min=0, max=1)
+    ] = 0.0,
     match: Annotated[str, typer.Option(help="Templates by weights, as nearest says, or by what layers see: inputs.")] = "weights",
     recalibrate: Annotated[
         str | None, typer.Option(metavar="DATA", help="Re-estimate batch normalisations on these unlabelled images.")
     ] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Solve the pointwise layers behind the replaced ones again on the images.")
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Without batch norm: set gains and biases so that channels keep their variance.")
     ] = False,
-    data: Annotated[str | None, typer.Option(help="The images for --match inputs and --repair without --recalibrate.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Solve the pointwise layers behind depthwise ones again, then mend the rest.")
+    ] = False,
+    data: Annotated[str | None, typer.Option(help="The images, where --recalibrate names none.")] = None,
     split: Split = None, part: Part = None,
     limit: Annotated[int, typer.Option(help="Unlabelled images at most, drawn at random.", min=1)] = 512,
     seed: Seed = 0, batch_size: BatchSize = 64, workers: Workers = 0, architecture: Architecture = None, device: Device = None,
@@ -77,9 +83,10 @@ def freeze(
     database = open_database(db)
     with Bar(quiet=as_json) as bar:
         report = database.freeze(
-            source, out, _banks(bank or ["greedy8"], database.banks()), signed=signed, layers=layers, resize=resize, match=match,
-            recalibrate=recalibrate, repair=repair, data=data, split=split, part=part, limit=limit, seed=seed,
-            batch_size=batch_size, workers=workers, architecture=architecture, device=device, progress=bar,
+            source, out, _banks(bank or ["greedy8"], database.banks()), signed=signed, layers=layers, resize=resize, mix=mix,
+            match=match, recalibrate=recalibrate, correct=correct, repair=repair, data=data, split=split, part=part,
+            limit=limit, seed=seed, batch_size=batch_size, workers=workers, architecture=architecture, device=device,
+            progress=bar,
         )  # fmt: skip
     if as_json:
         return print_json(report.to_dict())
@@ -105,7 +112,7 @@ def _print(report: Report) -> None:
 
     columns = (
         "layer", "size", "bank", "kernels", "replaced", "dead", "unique_before", "unique_after", "energy_kept", "raw_energy_kept",
-        "similarity",
+        "similarity", *["two"] * any(one.two for one in report.layers),
     )  # fmt: skip
     rows = [{name: getattr(one, name) for name in columns} for one in report.layers]
     write_rows(pa.Table.from_pylist(rows).to_reader(), Format.table, None, 1000)

@@ -31,7 +31,7 @@ def greedy(
     name: Annotated[str | None, typer.Option(help="Keep the templates that are left as a bank of this name.")] = None,
     count: Annotated[int | None, typer.Option(help="Of --name and --picture: so many templates. Default: at the elbow.")] = None,
     stop: Annotated[int, typer.Option(help="Leave so many templates.", min=1)] = 1,
-    per: Annotated[str, typer.Option(help="Of energy: what counts alike, each kernel or layer; or network: nothing.")] = "kernel",
+    per: Annotated[str, typer.Option(help="Of energy: each layer or kernel counts alike; network: by their energy.")] = "layer",
     lazy: Annotated[bool, typer.Option("--lazy", help="Try only likely candidates: much faster, nearly the same.")] = False,
     model: Models = None,
     size: Size = None,
@@ -41,7 +41,7 @@ def greedy(
     ] = "none",
     signed: Annotated[bool, typer.Option("--signed", help="Only positive gains count.")] = False,
     architecture: Architecture = None, split: Split = None, part: Part = None, limit: Images = None, seed: Seed = 0,
-    batch_size: BatchSize = 16, workers: Workers = 0, device: Device = None,
+    batch_size: BatchSize = 8, workers: Workers = 0, device: Device = None,
     input_size: InputSize = None, crop_pct: CropPct = None,
     picture: Annotated[Path | None, typer.Option(help="Draw curve and templates into this file: .png, .svg or .pdf.")] = None,
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the search in the tables runs and metrics.")] = True,
@@ -69,7 +69,8 @@ def greedy(
     if picture is not None:
         from filterdb.figures import greedy_picture
 
-        greedy_picture(found, picture, chosen)
+        on = f" on {found.images:,} images" if found.images else ""
+        greedy_picture(found, picture, chosen, title=f"{found.start.name}: greedy search by {objective}{on}")
     if as_json:
         return print_json(found.to_dict() | {"made": made.name if made else None})
     _print(found)
@@ -107,4 +108,4 @@ def _print(found: Greedy) -> None:
         )
     else:
         print(f"no evaluation: all {work['naive']:,} costs came out of one table of {found.kernels:,} kernels by templates")
-    print(f"{f'kept as {found.run_id}, ' if found.run_id else ''}{found.seconds:.1f} s")
+    print(f"{f'kept as {found.run_id}, ' if found.run_id else ''}{found.seconds:.3g} s")

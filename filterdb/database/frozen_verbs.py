@@ -94,10 +94,11 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
 
     def frozen_model(
         self, source: str | os.PathLike[str] | Network | nn.Module, bank: Banks = "greedy8", *, signed: bool = False,
-        layers: str | Sequence[str] | None = None, resize: str = "none", match: str = "weights",
-        recalibrate: str | ImageSet | None = None, repair: bool = False, data: str | ImageSet | None = None,
-        split: str | None = None, part: str | None = None, limit: int = LIMIT, seed: int = 0, batch_size: int = 64,
-        workers: int = 0, architecture: str | None = None, device: str | None = None, progress: Progress | None = None,
+        layers: str | Sequence[str] | None = None, resize: str = "none", mix: float = 0.0, match: str = "weights",
+        recalibrate: str | ImageSet | None = None, correct: bool = False, repair: bool = False,
+        data: str | ImageSet | None = None, split: str | None = None, part: str | None = None, limit: int = LIMIT, seed: int = 0,
+        batch_size: int = 64, workers: int = 0, architecture: str | None = None, device: str | None = None,
+        progress: Progress | None = None,
     ) -> nn.Module:  # fmt: skip
         """A network whose depthwise kernels are gain * template + offset of a bank, each its closest, as ``nearest`` says.
 
@@ -110,10 +111,14 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             layers: only these layers: names or globs.
             resize: what becomes of kernels of sizes that the bank lacks: "none" leaves them, "formula" takes the bank at their
                 size by its formula, "crop" the centre crop of its templates for smaller kernels.
+            mix: kernels of whose energy one template keeps less than this share become mixtures of two.
             match: templates by the "weights", exactly as ``nearest`` finds them, or by what the layers see: "inputs".
             recalibrate: re-estimate batch normalisations on these unlabelled images (a source of ``filterdb.images``, or a set).
-            repair: also solve the pointwise layers behind the replaced ones again on the images, without training.
-            data: the unlabelled images for ``match`` and ``repair``, where ``recalibrate`` names none.
+            correct: for networks without batch normalisation: set gains and biases of the replaced layers so that the mean and
+                variance of each channel stay what they are on the images.
+            repair: solve the pointwise layers behind depthwise ones again on the images, which is no training; then recalibrate,
+                or correct, the network.
+            data: the unlabelled images for ``match``, ``correct`` and ``repair``, where ``recalibrate`` names none.
             split, part, limit, seed: which of the images; 512 at most by default.
             batch_size, workers: how they are read.
             architecture: what a file is the weights of, where it does not say so.
@@ -127,18 +132,19 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             SourceError, NotFound, InvalidArgument, DataError: what cannot be loaded, replaced or recalibrated, in one line.
         """
         network = self._load(source, architecture)
-        plan = self._plan(bank, signed, layers, resize)
+        plan = self._plan(bank, layers=layers, resize=resize, signed=signed, mix=mix)
         images = _Images(data, split, part, limit, seed, batch_size, workers)
-        made = self._replaced(network, plan, match, recalibrate, repair, images, device, progress)
+        made = self._replaced(network, plan, match, recalibrate, correct, repair, images, device, progress)
         made.module.frozen_report = made.report  # type: ignore[assignment]
         return made.module
 
     def freeze(
         self, source: str | os.PathLike[str] | Network | nn.Module, out: str | os.PathLike[str], bank: Banks = "greedy8", *,
-        signed: bool = False, layers: str | Sequence[str] | None = None, resize: str = "none", match: str = "weights",
-        recalibrate: str | ImageSet | None = None, repair: bool = False, data: str | ImageSet | None = None,
-        split: str | None = None, part: str | None = None, limit: int = LIMIT, seed: int = 0, batch_size: int = 64,
-        workers: int = 0, architecture: str | None = None, device: str | None = None, progress: Progress | None = None,
+        signed: bool = False, layers: str | Sequence[str] | None = None, resize: str = "none", mix: float = 0.0,
+        match: str = "weights", recalibrate: str | ImageSet | None = None, correct: bool = False, repair: bool = False,
+        data: str | ImageSet | None = None, split: str | None = None, part: str | None = None, limit: int = LIMIT, seed: int = 0,
+        batch_size: int = 64, workers: int = 0, architecture: str | None = None, device: str | None = None,
+        progress: Progress | None = None,
     ) -> Report:  # fmt: skip
         """Write a network whose depthwise kernels are gain * template + offset of a bank.
 
@@ -149,8 +155,8 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         Args:
             source: as for ``frozen_model``, or any checkpoint file that can be ingested.
             out: the file to write; it is there whole or not at all.
-            bank, signed, layers, resize, match, recalibrate, repair, data, split, part, limit, seed, batch_size, workers,
-                architecture, device, progress: as for ``frozen_model``.
+            bank, signed, layers, resize, mix, match, recalibrate, correct, repair, data, split, part, limit, seed,
+                batch_size, workers, architecture, device, progress: as for ``frozen_model``.
 
         Returns:
             Layer by layer and in all: kernels, replaced, kept, unique kernels before and after, energy kept; the notes.
@@ -163,9 +169,9 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
 
         from filterdb.frozen.files import check_out, freeze_file, words_of
 
-        plan = self._plan(bank, signed, layers, resize)
+        plan = self._plan(bank, layers=layers, resize=resize, signed=signed, mix=mix)
         path = Path(os.fspath(source)).expanduser() if isinstance(source, str | os.PathLike) else None
-        looks = match != "weights" or recalibrate is not None or repair
+        looks = match != "weights" or recalibrate is not None or correct or repair
         if path is not None and path.is_file() and not looks:
             return freeze_file(path, out, plan, architecture=architecture, progress=progress)
         from filterdb.networks import save
@@ -173,7 +179,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         check_out(path, Path(out))
         network = self._load(source, architecture)
         images = _Images(data, split, part, limit, seed, batch_size, workers)
-        made = self._replaced(network, plan, match, recalibrate, repair, images, device, progress)
+        made = self._replaced(network, plan, match, recalibrate, correct, repair, images, device, progress)
         report = replace(made.report, source=network.source)
         written = save(replace(network, module=made.module), out, words_of(plan, report))
         return replace(report, written=str(written))
@@ -184,7 +190,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         assert bank is not None
         return self.bank(bank) if isinstance(bank, str) else bank
 
-    def _plan(self, bank: Banks, signed: bool, layers: str | Sequence[str] | None, resize: str) -> Plan:
+    def _plan(self, bank: Banks, **choice: Any) -> Plan:
         from filterdb.frozen.plan import Plan
 
         if isinstance(bank, Mapping):
@@ -193,7 +199,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             }
         else:
             banks = self._bank_of(bank)
-        return Plan.of(banks, layers=layers, resize=resize, signed=signed)  # type: ignore[arg-type]
+        return Plan.of(banks, **choice)
 
     def _load(self, source: str | os.PathLike[str] | Network | nn.Module, architecture: str | None) -> Network:
         from filterdb.database.run_verbs import _network
@@ -201,23 +207,23 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         return _network(source, architecture, None)
 
     def _replaced(
-        self, network: Network, plan: Plan, match: str, recalibrate: str | ImageSet | None, repair: bool, images: _Images,
-        device: str | None, progress: Progress | None,
+        self, network: Network, plan: Plan, match: str, recalibrate: str | ImageSet | None, correct: bool, repair: bool,
+        images: _Images, device: str | None, progress: Progress | None,
     ) -> Frozen:  # fmt: skip
         """The steps, on the device where that is worth it."""
         import torch
 
         from filterdb.frozen.steps import frozen
 
-        looks = match != "weights" or recalibrate is not None or repair
+        looks = match != "weights" or recalibrate is not None or correct or repair
         wanted = device or ("cuda" if torch.cuda.is_available() and looks else "cpu")
         where = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
         batches = images.read(recalibrate, network.preprocessing, wanted, progress) if looks else []
         module = network.module.to(wanted)
         try:
             made = frozen(
-                module, plan, match=match, recalibrated=recalibrate is not None, repaired=repair, batches=batches,  # type: ignore[arg-type]
-                progress=progress,
+                module, plan, match=match, recalibrated=recalibrate is not None, corrected=correct, repaired=repair,  # type: ignore[arg-type]
+                batches=batches, progress=progress,
             )  # fmt: skip
         finally:
             module.to(where)
@@ -243,7 +249,9 @@ class _Images:
 
         data = recalibrate if recalibrate is not None else self.data
         if data is None:
-            raise InvalidArgument("Images are needed to match by inputs and to repair. Name some with data, or recalibrate.")
+            raise InvalidArgument(
+                "Images are needed to match by inputs, correct and repair. Name some with data, or recalibrate."
+            )
         images, (batch_size, workers) = _images(data, *self.choice), self.loading
         read = batches(images, preprocessing, batch_size=batch_size, workers=workers, device=device, progress=progress)
         found = [x for x, _ in read]

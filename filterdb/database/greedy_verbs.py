@@ -35,10 +35,10 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
 
     def greedy(
         self, model: str | os.PathLike[str] | Network | nn.Module | None = None, *, bank: str | Bank, objective: str = "energy",
-        per: str = "kernel", models: str | Sequence[str] | None = None, architecture: str | None = None,
+        per: str = "layer", models: str | Sequence[str] | None = None, architecture: str | None = None,
         size: str | int | None = None, layers: str | Sequence[str] | None = None, resize: str = "none", signed: bool = False,
         stop: int = 1, lazy: bool = False, data: str | ImageSet | None = None, split: str | None = None, part: str | None = None,
-        limit: int | None = None, seed: int = 0, batch_size: int = 16, workers: int = 0, device: str | None = None,
+        limit: int | None = None, seed: int = 0, batch_size: int = 8, workers: int = 0, device: str | None = None,
         preprocessing: Mapping[str, Any] | None = None, keep: bool = True, progress: Progress | None = None,
     ) -> Greedy:  # fmt: skip
         """Drop the template of a bank whose loss costs least, again and again, until ``stop`` are left.
@@ -53,8 +53,8 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
             objective: "energy": the energy that is kept, for which no images are needed. "accuracy": top-1 on labelled images.
                 "agreement": how often the network chooses as it did with its own kernels; unlabelled images will do. "kl": the KL
                 divergence from what it said then.
-            per: of energy: "kernel" counts each kernel alike, "layer" each layer, its kernels by their energy |f - mean|²,
-                "network" all kernels by their energy.
+            per: of energy: "layer" counts each layer alike, its kernels by their energy |f - mean|², "network" all kernels by
+                their energy, "kernel" each kernel alike.
             models: of energy: names or globs of models in the database, instead of ``model``.
             architecture: what a file is the weights of, where it does not say so.
             size: bring the bank to this kernel size, by its formula.
@@ -66,7 +66,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
                 fewer trials, and not the exact search where that does not hold.
             data: images (see ``filterdb.images.open_images``), or a set of them.
             split, part, limit, seed: which of them, as for ``evaluate``.
-            batch_size, workers, device: as for ``evaluate``; some 16 images at a time are fastest on a CPU.
+            batch_size, workers, device: as for ``evaluate``; 8 images at a time are fast on a CPU, more on a GPU.
             preprocessing: how images are prepared, where it is not as the model says.
             keep: False stores nothing.
             progress: told candidates done and in all.

@@ -3,18 +3,19 @@
     python -m filterdb.experiments.replacement --weights FOLDER --images FILE --out FILE.csv
 
 FOLDER holds mcunet-320kb-1mb_imagenet.pth and proxyless-w0.3-r176_imagenet.pth; FILE is a Parquet file of labelled ImageNet
-photographs, one of each class. One half of the images, without their labels, is looked at to recalibrate, to match by inputs and to
-repair; top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run goes on.
+photographs, one of each class. One half of the images, without their labels, is looked at to recalibrate, to match by inputs and
+to repair; top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from filterdb.banks import Bank
 from filterdb.clusters import lines
 from filterdb.errors import FilterdbError
 from filterdb.frozen.plan import Plan
+from filterdb.frozen.recalibrate import recalibrate
 from filterdb.frozen.replace import replacements
 from filterdb.frozen.steps import frozen
 from filterdb.images import batches, open_images
@@ -42,12 +44,17 @@ STEPS: Mapping[str, dict[str, Any]] = {
     "replaced": {},
     "recalibrated": {"recalibrated": True},
     "inputs+recalibrated": {"match": "inputs", "recalibrated": True},
+    "mixed+recalibrated": {"mix": 0.5, "recalibrated": True},
     "repaired": {"repaired": True},
     "inputs+repaired": {"match": "inputs", "repaired": True},
+    "inputs+mixed+repaired": {"match": "inputs", "mix": 0.5, "repaired": True},
 }
-"""What is done, in the words of ``filterdb.frozen.steps``."""
+"""What is done, in the words of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``."""
+REPAIRED = ("greedy8", "own25", "own8")
+"""Repairing takes a minute and more: it is tried on these banks, and all else on every bank."""
 COLUMNS = (
-    "network", "layers", "bank", "templates", "seed", "steps", "top1", "error", "top1_of_all", "energy_kept", "kernels", "seconds",
+    "network", "layers", "bank", "templates", "seed", "steps", "top1", "error", "top1_of_all", "energy_kept", "kernels",
+    "seconds",
 )  # fmt: skip
 KEY = COLUMNS[:6]
 
@@ -71,11 +78,10 @@ class Bench:
         parts = [list(batches(half, network.preprocessing, batch_size=batch_size)) for half in halves]
         looked_at = batches(halves[0].limit(LOOKED_AT), network.preprocessing, batch_size=batch_size)
         # what convolutions of this kind like on a CPU: twice as fast
-        laid = {"memory_format": torch.channels_last}
-        return cls(
-            name, network.module.to(**laid), [x.to(**laid) for x, _ in looked_at],
-            [(x.to(**laid), y) for x, y in parts[1]], [(x.to(**laid), y) for x, y in parts[0]],
-        )  # fmt: skip
+        last = torch.channels_last
+        rest, measured = ([(x.contiguous(memory_format=last), y) for x, y in part] for part in parts)
+        seen = [x.contiguous(memory_format=last) for x, _ in looked_at]
+        return cls(name, network.module.to(memory_format=last), seen, measured, rest)
 
     def top1(self, module: nn.Module, *, of_all: bool) -> tuple[float, float | None]:
         """The share of right answers of the measured half, and of all images."""
@@ -116,23 +122,18 @@ def plans(module: nn.Module, layers: str, seeds: int) -> Iterator[tuple[str, int
             yield f"own{count}", count, seed, Plan.of({"7x7": own["7x7"]} if layers == "7x7" else own)
 
 
-def wanted(bank: str, seed: int, steps: str, layers: str) -> bool:
-    """Repairing takes a minute and more: it is tried on some banks, and all else on every bank."""
-    return "repaired" not in steps or (seed == 0 and bank in ("greedy8", "own25", "own8"))
-
-
 def run(bench: Bench, done: set[tuple[str, ...]], seeds: int) -> Iterator[dict[str, Any]]:
     """Rows that are not done yet."""
 
-    def row(layers: str, bank: str, count: int, seed: int, steps: str, plan: Plan | None, options: dict[str, Any]) -> dict[str, Any]:
+    def row(
+        layers: str, bank: str, count: int, seed: int, steps: str, plan: Plan | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
         started = time.perf_counter()
-        made = None if plan is None else frozen(bench.module, plan, batches=bench.looked_at, **options)
+        options = dict(options)
+        mix = options.pop("mix", 0.0)
+        made = None if plan is None else frozen(bench.module, replace(plan, mix=mix), batches=bench.looked_at, **options)
         module = bench.module if made is None else made.module
         if plan is None and options:
-            import copy
-
-            from filterdb.frozen.recalibrate import recalibrate
-
             recalibrate(module := copy.deepcopy(module), bench.looked_at)
         spent = time.perf_counter() - started
         top1, of_all = bench.top1(module, of_all=steps == "replaced")
@@ -140,7 +141,8 @@ def run(bench: Bench, done: set[tuple[str, ...]], seeds: int) -> Iterator[dict[s
         report = None if made is None else made.report
         return {
             "network": bench.name, "layers": layers, "bank": bank, "templates": count, "seed": seed, "steps": steps,
-            "top1": f"{top1:.3f}", "error": f"{(top1 * (1 - top1) / n) ** 0.5:.3f}", "top1_of_all": "" if of_all is None else f"{of_all:.3f}",
+            "top1": f"{top1:.3f}", "error": f"{(top1 * (1 - top1) / n) ** 0.5:.3f}",
+            "top1_of_all": "" if of_all is None else f"{of_all:.3f}",
             "energy_kept": "" if report is None else f"{report.mean('energy_kept'):.3f}",
             "kernels": 0 if report is None else report.replaced, "seconds": f"{spent:.1f}",
         }  # fmt: skip
@@ -151,7 +153,9 @@ def run(bench: Bench, done: set[tuple[str, ...]], seeds: int) -> Iterator[dict[s
     for layers in ("7x7", "all"):
         for bank, count, seed, plan in plans(bench.module, layers, seeds):
             for steps, options in STEPS.items():
-                if wanted(bank, seed, steps, layers) and (bench.name, layers, bank, str(count), str(seed), steps) not in done:
+                if "repaired" in steps and (seed or bank not in REPAIRED):
+                    continue
+                if (bench.name, layers, bank, str(count), str(seed), steps) not in done:
                     yield row(layers, bank, count, seed, steps, plan, options)
 
 

@@ -68,7 +68,7 @@ def freeze_file(
     for word, layers, leaves, arrays, _ in sets:
         plan.check(layers)
         for layer, leaf, old in zip(layers, leaves, arrays, strict=True):
-            one = replacement(layer, old, plan, by_weights(plan.signed), file.dtype(leaf))
+            one = replacement(layer, old, plan, by_weights(plan.signed, plan.mix), file.dtype(leaf))
             if one.changed.any():
                 changed.append((leaf, one))
             made.append(replace(one, layer=replace(layer, name=f"{layer.name} ({word})")) if word else one)
@@ -88,7 +88,8 @@ def words_of(plan: Plan, report: Report) -> dict[str, str]:
 
     banks = {key or "*": None if bank is None else bank.name for key, bank in plan.banks.items()}
     about = {
-        "banks": banks, "signed": plan.signed, "resize": plan.resize, "match": report.match, "layers": list(plan.layers),
+        "banks": banks, "signed": plan.signed, "mix": plan.mix, "resize": plan.resize,
+        "match": report.match, "layers": list(plan.layers),
         "filterdb": filterdb.__version__, "notes": list(report.notes), **report.totals(),
     }  # fmt: skip
     names = dict.fromkeys(name for name in banks.values() if name)

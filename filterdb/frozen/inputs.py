@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from filterdb.banks import Bank
 from filterdb.errors import DataError
+from filterdb.frozen import mixtures
 from filterdb.kernels import centred_unit
 from filterdb.schema import Layer
 
@@ -113,35 +114,29 @@ def pad(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return F.pad(x, conv._reversed_padding_repeated_twice, mode)
 
 
-@torch.no_grad()
-def mend_bias(old: nn.Conv2d, new: nn.Conv2d, windows: Windows) -> bool:
-    """Shift a replaced layer's bias, in place, so that the mean output of each channel is what it was. False without a bias."""
-    if new.bias is None:
-        return False
-    lost = (old.weight - new.weight).flatten(1).double()
-    mean = windows.mean.repeat_interleave(len(lost) // len(windows.mean), 0).to(lost.device)
-    new.bias += (lost * mean).sum(1).to(new.bias)
-    return True
-
-
-def by_inputs(windows: Mapping[str, Windows], *, signed: bool, centred: Callable[[str], bool], device: str = "cpu") -> Matcher:
+def by_inputs(
+    windows: Mapping[str, Windows], *, signed: bool = False, mix: float = 0.0, centred: bool = False, device: str = "cpu"
+) -> Matcher:
     """A match by outputs, for ``filterdb.frozen.replace``.
 
     Args:
         windows: what each layer sees.
         signed: only positive gains.
-        centred: whether the mean of a layer's output is mended afterwards, and so does not count.
+        mix: kernels of whose output's energy one template keeps less become mixtures of two.
+        centred: the means of the outputs are mended afterwards, and so do not count.
         device: where the products are made.
     """
 
     def match(layer: Layer, kernels: NDArray[np.float32], bank: Bank) -> dict[str, NDArray[Any]]:
-        metric = windows[layer.name].moments(centred=centred(layer.name)).to(device)
-        return closest(kernels, bank, metric, signed=signed)
+        metric = windows[layer.name].moments(centred=centred).to(device)
+        return closest(kernels, bank, metric, signed=signed, mix=mix)
 
     return match
 
 
-def closest(kernels: NDArray[np.float32], bank: Bank, metric: Tensor, *, signed: bool = False) -> dict[str, NDArray[Any]]:
+def closest(
+    kernels: NDArray[np.float32], bank: Bank, metric: Tensor, *, signed: bool = False, mix: float = 0.0
+) -> dict[str, NDArray[Any]]:
     """For each kernel f the a, b and template g with the smallest (f - a g - b)' M (f - a g - b).
 
     Args:
@@ -149,31 +144,27 @@ def closest(kernels: NDArray[np.float32], bank: Bank, metric: Tensor, *, signed:
         bank: the templates.
         metric: (c, taps, taps) second moments; n is a multiple of c, and c follows the order of the kernels.
         signed: only a > 0; where no template helps, a is 0.
+        mix: kernels whose similarity² is less become a1 g1 + a2 g2 + b.
 
     Returns:
-        Arrays (n,) as of ``nearest.match``: template, gain, offset, similarity (with its sign, of the outputs), dead.
+        Arrays (n,) as of ``nearest.match``: template, gain, offset, similarity (with its sign, of the outputs), dead; and with
+        ``mix`` second and second_gain.
     """
     f = torch.from_numpy(kernels.astype(np.float64)).to(metric.device)
     g = torch.from_numpy(bank.templates.reshape(len(bank), -1).astype(np.float64)).to(metric.device)
-    names = ("template", "gain", "offset", "similarity")
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
     each = len(f) // len(metric)
+    parts = []
     for first in range(0, len(metric), CHANNELS):
         m = _ridged(metric[first : first + CHANNELS]).repeat_interleave(each, 0)
-        own = f[first * each : first * each + len(m)]
-        answers = _closest(own, g, m, signed)
-        for name, values in zip(names, answers, strict=True):
-            found[name].append(values)
-    answer = {name: torch.cat(values).cpu().numpy() for name, values in found.items()}
-    for name in names[1:]:
-        answer[name] = answer[name].astype(np.float32)
-    dead = centred_unit(kernels)
-    answer["dead"] = dead.dead
-    answer["template"][dead.dead] = -1
-    answer["gain"][dead.dead] = 0
-    answer["offset"][dead.dead] = dead.mean[dead.dead]
-    answer["similarity"][dead.dead] = np.nan
-    return answer
+        parts.append(_closest(f[first * each : first * each + len(m)], g, m, signed, mix))
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    centred = centred_unit(kernels)
+    dead = found["dead"] = centred.dead
+    constant = {"template": -1, "gain": 0, "offset": centred.mean[dead], "similarity": np.nan, "second": -1, "second_gain": 0}
+    for name, value in constant.items():
+        if name in found:
+            found[name][dead] = value
+    return found
 
 
 def _ridged(metric: Tensor) -> Tensor:
@@ -183,8 +174,8 @@ def _ridged(metric: Tensor) -> Tensor:
     return metric + added[:, None, None] * torch.eye(metric.shape[1], dtype=metric.dtype, device=metric.device)
 
 
-def _closest(f: Tensor, g: Tensor, m: Tensor, signed: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Template, gain, offset and similarity of kernels (n, d), each with its own metric (n, d, d)."""
+def _closest(f: Tensor, g: Tensor, m: Tensor, signed: bool, mix: float) -> dict[str, NDArray[Any]]:
+    """The answer for kernels (n, taps), each with its own metric (n, taps, taps)."""
     sums = m.sum(2)  # M 1
     whole = sums.sum(1)  # 1'M1
     # least squares in b first: M' = M - M1 1'M / 1'M1 is the metric of what b cannot mend
@@ -198,5 +189,18 @@ def _closest(f: Tensor, g: Tensor, m: Tensor, signed: bool) -> tuple[Tensor, Ten
     gain = (inner / lengths).gather(1, best)[:, 0]
     if signed:
         gain = gain.clamp_min(0)
-    offset = torch.einsum("nd,nd->n", sums, f - gain[:, None] * g[best[:, 0]]) / whole
-    return best[:, 0], gain, offset, rho.gather(1, best)[:, 0].clamp(-1, 1)
+    similarity = rho.gather(1, best)[:, 0].clamp(-1, 1)
+    found = {"template": best[:, 0], "gain": gain, "similarity": similarity}
+    model = gain[:, None] * g[best[:, 0]]
+    if mix:
+        gram = torch.einsum("nmd,nd->nm", seen, g[best[:, 0]])
+        arrays = (inner, lengths, gram, best[:, 0])
+        other, gain, second_gain = map(torch.from_numpy, mixtures.second(*(array.cpu().numpy() for array in arrays)))
+        two = (similarity**2 < mix).cpu()
+        found["gain"] = torch.where(two, gain, found["gain"].cpu())
+        found["second"] = torch.where(two, other, torch.full_like(other, -1))
+        found["second_gain"] = torch.where(two, second_gain, torch.zeros_like(second_gain))
+        model = (found["gain"][:, None] * g[best[:, 0]].cpu() + found["second_gain"][:, None] * g.cpu()[other]).to(f.device)
+    found["offset"] = torch.einsum("nd,nd->n", sums, f - model) / whole
+    arrays_of = {name: values.cpu().numpy() for name, values in found.items()}
+    return {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in arrays_of.items()}

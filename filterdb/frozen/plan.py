@@ -10,6 +10,7 @@ from typing import Literal
 from filterdb.bank_make import crop
 from filterdb.banks import Bank
 from filterdb.errors import BankError, InvalidArgument, not_found
+from filterdb.frozen import mixtures
 from filterdb.schema import Layer, parse_size, size_name
 
 Resize = Literal["none", "formula", "crop"]
@@ -35,21 +36,27 @@ class Plan:
     resize: Resize = "none"
     signed: bool = False
     """Only positive gains."""
+    mix: float = 0.0
+    """Kernels of whose energy one template keeps less than this share become mixtures of two."""
 
     @classmethod
-    def of(cls, bank: Banks, *, layers: str | Sequence[str] | None = None, resize: Resize = "none", signed: bool = False) -> Plan:
+    def of(
+        cls, bank: Banks, *, layers: str | Sequence[str] | None = None, resize: Resize = "none", signed: bool = False,
+        mix: float = 0.0,
+    ) -> Plan:  # fmt: skip
         """A plan from what a user may say.
 
         Raises:
-            InvalidArgument: no bank, a bank of a wrong size for the size it is given for, or an unknown ``resize``.
+            InvalidArgument: no bank, an unknown ``resize``, a ``mix`` that is no share, or mixed and signed at once.
         """
         if resize not in ("none", "formula", "crop"):
             raise InvalidArgument(f'resize "{resize}" is not a choice. Say none, formula or crop.')
+        mixtures.check(mix, signed)
         banks = {"": bank} if isinstance(bank, Bank) else dict(bank)
         if not any(banks.values()):
             raise InvalidArgument("No bank was given, so there is nothing to replace kernels by. Name one, such as greedy8.")
         patterns = ("*",) if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
-        return cls(banks, patterns, resize, signed)
+        return cls(banks, patterns, resize, signed, mix)
 
     def bank_for(self, layer: str, kernel_h: int, kernel_w: int) -> Bank | str:
         """The bank at a layer's kernel size, or why the layer stays as it is."""

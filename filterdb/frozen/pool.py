@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
@@ -23,12 +23,10 @@ from filterdb.view import View
 if TYPE_CHECKING:
     from torch import nn
 
-Per = Literal["kernel", "layer", "network"]
-"""What counts alike when energy is added up. "kernel": each kernel, as its scale says nothing where a normalisation or a
-pointwise layer takes it back; what is kept is then the mean rho², the ``energy_kept`` of a replacement. "layer": each layer, its
-kernels by their energy |f - mean|². "network": nothing, all kernels count by their energy."""
-
-Progress = Callable[[str, int, int], None]
+Per = Literal["layer", "network", "kernel"]
+"""What counts alike when energy is added up. "layer": each layer, its kernels by their energy |f - mean|², for a layer's scale
+says nothing where a normalisation follows, but within a layer large kernels carry more of the signal. "network": nothing, kernels
+count by their energy. "kernel": each kernel; what is kept is then the mean rho², the ``energy_kept`` of a replacement."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ from filterdb.errors import DataError, InvalidArgument
 
 
 @dataclass
-class _Seen:
-    """Sums over all that went into a layer, in float64 and about the first batch's mean, where they lose nothing."""
+class Moments:
+    """Mean and variance of the channels of many batches, in float64 and about the first batch's mean, where sums lose nothing."""
 
     count: int = 0
     about: Tensor | float = 0.0
@@ -38,7 +38,7 @@ class _Seen:
         self.total += n * (mean - self.about)
         self.squares += n * (variance + (mean - self.about) ** 2)
 
-    def moments(self) -> tuple[Any, Any]:
+    def get(self) -> tuple[Any, Any]:
         """Mean and variance, (c,) each; the variance divided by n - 1, as torch keeps it."""
         shift = self.total / self.count
         return self.about + shift, (self.squares - self.count * shift**2) / max(1, self.count - 1)
@@ -91,9 +91,9 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor | tuple[Tensor, Any]
     if not layers:
         raise InvalidArgument(
             f"{type(module).__name__} has no batch normalisation with running statistics, so there is nothing to recalibrate. "
-            "Layer norms need none: leave it out."
+            "Correct its gains and biases instead (correct)."
         )
-    seen = {name: _Seen() for name in layers}
+    seen = {name: Moments() for name in layers}
     images = 0
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(by_the_batch(module))
@@ -114,7 +114,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor | tuple[Tensor, Any]
     with torch.no_grad():
         for name, one in layers.items():
             if seen[name].count:  # a layer that nothing went through keeps what it has
-                mean, variance = seen[name].moments()
+                mean, variance = seen[name].get()
                 one.running_mean.copy_(mean)  # type: ignore[union-attr]
                 one.running_var.copy_(variance)  # type: ignore[union-attr]
     return images

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from filterdb import nearest
 from filterdb.banks import Bank
+from filterdb.frozen import mixtures
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.report import LayerReport, Report, distinct, kept_energy
 from filterdb.kernels import rows
@@ -53,7 +54,14 @@ class Replacement:
         from filterdb.frozen.layer import Parts
 
         assert self.bank is not None
-        return Parts(self.bank.templates, self.found["template"], self.found["gain"], self.found["offset"])
+        index, gain, offset = (self.found[name] for name in ("template", "gain", "offset"))
+        if "second" not in self.found:
+            return Parts(self.bank.templates, index, gain, offset)
+        two = np.flatnonzero(self.found["second_gain"])  # a mixture is a template of its own
+        made = composed({**self.found, "offset": np.zeros_like(offset)}, self.bank)[two]
+        index, gain = index.copy(), gain.copy()
+        index[two], gain[two] = len(self.bank) + np.arange(len(two)), 1
+        return Parts(np.concatenate([self.bank.templates, made]), index, gain, offset)
 
 
 def replace(kernels: NDArray[np.floating], bank: Bank, *, signed: bool = False) -> NDArray[np.float32]:
@@ -71,9 +79,14 @@ def replace(kernels: NDArray[np.floating], bank: Bank, *, signed: bool = False) 
     return replacement(layer, np.asarray(kernels, np.float32), Plan.of(bank, signed=signed), by_weights(signed)).new
 
 
-def by_weights(signed: bool) -> Match:
-    """The nearest template by the weights themselves: exactly ``nearest.match``."""
-    return lambda layer, kernels, bank: nearest.match(kernels, bank, signed=signed)
+def by_weights(signed: bool, mix: float = 0.0) -> Match:
+    """The nearest template by the weights themselves, exactly ``nearest.match``; with ``mix`` two where one keeps less energy."""
+
+    def match(layer: Layer, kernels: NDArray[np.float32], bank: Bank) -> dict[str, NDArray[Any]]:
+        found = nearest.match(kernels, bank, signed=signed)
+        return mixtures.by_weights(kernels, bank, found, mix) if mix else found
+
+    return match
 
 
 def replacement(layer: Layer, kernels: NDArray[np.float32], plan: Plan, match: Match, dtype: str = "float32") -> Replacement:
@@ -117,12 +130,14 @@ def report_of(replacements: Iterable[Replacement], source: str, *, signed: bool,
         single = ~dead & (one.found["gain"] != 0) & ~two
         templates = set(one.found["template"][single].tolist())
         used |= {(one.bank.name, size, int(template)) for template in templates}
-        mixtures = distinct([one.new[two]]) if two.any() else 0
-        mixed += mixtures
-        living = kept_energy(one.old[~dead], one.new[~dead]) if not dead.all() else ()
-        energies = [float(values.mean()) for values in living]
-        counts = len(dead), int((~dead).sum()), int(dead.sum()), unique, len(templates) + mixtures
-        layers.append(LayerReport(one.layer.name, size, one.bank.name, *counts, *energies, two=int(two.sum())))
+        mixes = distinct([one.new[two]]) if two.any() else 0
+        mixed += mixes
+        counts = len(dead), int((~dead).sum()), int(dead.sum()), unique, len(templates) + mixes
+        means: list[Any] = [None] * 3
+        if not dead.all():
+            means = [float(values.mean()) for values in kept_energy(one.old[~dead], one.new[~dead])]
+        energy, raw, rho = means
+        layers.append(LayerReport(one.layer.name, size, one.bank.name, *counts, energy, raw, rho, int(two.sum())))
     return Report(source, tuple(layers), signed, match, distinct(before), len(used) + mixed + distinct(kept), tuple(notes))
 
 
@@ -154,7 +169,7 @@ def replacements(module: nn.Module, plan: Plan, match: Match | None = None) -> I
     plan.check(model.layers)
     for layer, kernels in zip(model.layers, model.read(), strict=True):
         dtype = str(module.get_submodule(layer.name).weight.dtype).removeprefix("torch.")
-        yield replacement(layer, kernels, plan, match or by_weights(plan.signed), dtype)
+        yield replacement(layer, kernels, plan, match or by_weights(plan.signed, plan.mix), dtype)
 
 
 def freeze(

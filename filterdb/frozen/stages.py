@@ -127,10 +127,13 @@ def _largest(module: nn.Module, wanted: set[nn.Module]) -> Iterator[nn.Module]:
 @contextmanager
 def _given(outputs: dict[nn.Module, Tensor]) -> Iterator[None]:
     """Modules that give what they are told to instead of what they compute."""
+    own = {one: vars(one).get("forward") for one in outputs}
     try:
         for one, output in outputs.items():
             one.forward = lambda *inputs, output=output, **named: output
         yield
     finally:
-        for one in outputs:
-            one.__dict__.pop("forward", None)
+        for one, forward in own.items():
+            vars(one).pop("forward", None)
+            if forward is not None:
+                one.forward = forward

@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import Tensor, nn
 
 from filterdb.errors import InvalidArgument
-from filterdb.frozen.inputs import by_inputs, mend_bias, observe
+from filterdb.frozen.correct import correct
+from filterdb.frozen.inputs import by_inputs, observe
+from filterdb.frozen.layer import Parts
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.recalibrate import norms, recalibrate
 from filterdb.frozen.repair import repair
@@ -21,8 +24,8 @@ Progress = Callable[[str, int, int], None]
 
 
 def frozen(
-    module: nn.Module, plan: Plan, *, match: By = "weights", recalibrated: bool = False, repaired: bool = False,
-    batches: Sequence[Tensor] = (), progress: Progress | None = None,
+    module: nn.Module, plan: Plan, *, match: By = "weights", recalibrated: bool = False, corrected: bool = False,
+    repaired: bool = False, batches: Sequence[Tensor] = (), progress: Progress | None = None,
 ) -> Frozen:  # fmt: skip
     """A copy of a network with replaced kernels.
 
@@ -31,7 +34,9 @@ def frozen(
         plan: which bank for which layer.
         match: templates by the weights, exactly as ``nearest`` finds them, or by what the layers see of ``batches``.
         recalibrated: re-estimate batch normalisations on ``batches``.
-        repaired: solve the pointwise layers behind the replaced ones again on ``batches``, and re-estimate batch normalisations.
+        corrected: set gains and biases of the replaced layers so that their outputs keep mean and variance.
+        repaired: solve the pointwise layers behind depthwise ones again; then re-estimate batch normalisations, or correct all
+            these layers where there are none.
         batches: unlabelled images as the network takes them, on its device.
         progress: told what is being done.
 
@@ -40,48 +45,51 @@ def frozen(
     """
     if match not in get_args(By):
         raise InvalidArgument(f'match "{match}" is not a choice. Say weights or inputs.')
-    if (match == "inputs" or recalibrated or repaired) and not batches:
-        raise InvalidArgument("Images are needed to match by inputs, to recalibrate and to repair. Name some with data.")
-    inner, notes = unwrapped(module), []
-    if recalibrated and not norms(inner):
+    looks = match == "inputs" or recalibrated or corrected or repaired
+    if looks and not batches:
+        raise InvalidArgument("Images are needed to match by inputs, recalibrate, correct and repair. Name some with data.")
+    inner, told = unwrapped(module), progress or (lambda what, done, total: None)
+    normed, images, notes = bool(norms(inner)), sum(len(batch) for batch in batches), []
+    if recalibrated and not normed:
         recalibrate(inner, batches)  # says that there is nothing to recalibrate
-    images = sum(len(batch) for batch in batches)
-    told = progress or (lambda what, done, total: None)
-    windows = {}
+    matcher = None
     if match == "inputs":
         told("looking at the layers' inputs", 0, 0)
-        # which layers these are, before any image is run
         names = [one.layer.name for one in replacements(inner, plan) if one.bank is not None]
         windows = observe(inner, names, batches, images=images)
-    mended = recalibrated or (repaired and bool(norms(inner)))
-
-    def centred(name: str) -> bool:
-        return mended or _conv(inner, name).bias is not None
-
+        mended = recalibrated or corrected or repaired
+        matcher = by_inputs(windows, signed=plan.signed, mix=plan.mix, centred=mended)
+        notes.append("templates were matched by what the layers see")
     told("replacing kernels", 0, 0)
-    made = freeze(module, plan, match=by_inputs(windows, signed=plan.signed, centred=centred) if windows else None, by=match)
-    new = unwrapped(made.module)
-    if windows:
-        biased = [name for name in windows if mend_bias(_conv(inner, name), _conv(new, name), windows[name])]
-        notes.append(f"templates were matched by the layers' inputs on {images} unlabelled images")
-        if biased:
-            notes.append(f"the biases of {len(biased)} layers were shifted so that the means of their outputs stay")
-    if repaired:
-        names = repair(inner, new, list(made.parts), batches, progress=progress)
-        notes.append(f"{len(names)} pointwise layers were solved again on {images} unlabelled images")
-        if mended:
-            notes.append(_recalibrated(new, images))
-    elif recalibrated:
+    made = freeze(module, plan, match=matcher, by=match)
+    new, parts = unwrapped(made.module), dict(made.parts)
+    replaced = list(parts)
+    if corrected or (repaired and not normed):
+        told("correcting gains and biases", 0, 0)
+        _scale(parts, correct(inner, new, replaced, batches))
+    solved = repair(inner, new, replaced, batches, progress=progress) if repaired else []
+    if repaired and not normed:
+        told("correcting gains and biases", 0, 0)
+        order = [name for name, _ in new.named_modules() if name in {*replaced, *solved}]
+        _scale(parts, correct(inner, new, order, batches))
+    if recalibrated or (repaired and normed):
         told("recalibrating", 0, 0)
         recalibrate(new, batches)
-        notes.append(_recalibrated(new, images))
-    mode = "replaced" + "+recalibrated" * (recalibrated and not repaired) + "+repaired" * repaired
-    return replace(made, report=replace(made.report, notes=tuple(notes), mode=mode))
+        notes.append(f"{len(norms(new))} batch normalisations were re-estimated")
+    if solved:
+        notes.append(f"{len(solved)} pointwise layers were solved again")
+    if corrected or (repaired and not normed):
+        notes.append("gains and biases were set so that the channels keep mean and variance")
+    if notes:
+        notes.append(f"all this on {images} unlabelled images")
+    words = {"recalibrated": recalibrated and not repaired, "corrected": corrected and not repaired, "repaired": repaired}
+    mode = "+".join(["replaced", *(word for word, so in words.items() if so)])
+    return Frozen(made.module, replace(made.report, notes=tuple(notes), mode=mode), parts)
 
 
-def _recalibrated(module: nn.Module, images: int) -> str:
-    return f"{len(norms(module))} batch normalisations were re-estimated on {images} unlabelled images"
-
-
-def _conv(module: nn.Module, name: str) -> Any:
-    return module.get_submodule(name)
+def _scale(parts: dict[str, Parts], gains: dict[str, Tensor]) -> None:
+    """Multiply gains and offsets of layers by what their kernels were multiplied by."""
+    for name in parts.keys() & gains.keys():
+        one, factor = parts[name], gains[name].double().cpu().numpy()
+        scaled: list[Any] = [(np.asarray(value) * factor).astype(np.float32) for value in (one.gain, one.offset)]
+        parts[name] = Parts(one.templates, one.index, *scaled)

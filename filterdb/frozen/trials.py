@@ -1,9 +1,9 @@
 """What banks cost a network on images: candidates of a greedy search, each tried with as little work as will tell.
 
-Four things spare work, and none changes a result by a bit. A candidate differs from the network at hand only in the kernels that
-used its template: these are written, and written back. What runs before the first of them is remembered (``stages``). All costs
-are sums over images that never shrink, so a candidate that already costs more than the best so far cannot win, and the rest of
-the images is spared. And candidates come in the order of what they cost when last tried, so that the best comes early.
+Three things spare work, and none changes which candidate wins. A candidate differs from the network at hand only in the kernels
+that used its template: these are written, and written back. What runs before the first of them is remembered (``stages``). And
+costs are sums over images that never shrink, so a candidate that already costs more than the best so far is not seen to the end;
+therefore the images that the original is least sure of come first, and the candidates that cost least when they were last tried.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from filterdb.networks.network import unwrapped
 REMEMBERED = 2 * 2**30
 """Bytes of outputs that are remembered; the images beyond are run from the first layer on."""
 
-MOST_BYTES = 4 * 2**30
+MOST_BYTES = 2 * 2**30
 """Images are tried again and again, so all of them are kept as the network takes them, and no more than these."""
 
 Undo = list[tuple[Tensor, Tensor, Tensor]]
@@ -124,6 +124,7 @@ class OnImages:
         self.network, self.pool, self.objective, self.inputs = network, pool, objective, inputs
         self.lazy, self.device, self.budget = lazy, device, remembered
         self.images = len(inputs.set)
+        self.batches: list[tuple[Tensor, Tensor]] = []
         self.original: dict[str, float] = {}
         """What is measured of the network as it was."""
 
@@ -155,18 +156,24 @@ class OnImages:
         """The images on the device, and what outputs are compared with: labels, or the logits (n, classes) of the original."""
         network, images = self.network, self.inputs.set
         labels = images.labelled("the objective accuracy") if self.objective == "accuracy" else None
-        self.batches: list[tuple[Tensor, Tensor]] = []
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         cost = self._nothing()
         with _running(network, self.device, False) as where:
             for x, y in self.inputs.batches:
                 x, y = x.to(where), y.to(where)
                 out = _forward(network, x, batch_size=len(x), amp=False, channels_last=False)
-                if not self.batches:
+                if not found:
                     _check_classes(network, out.shape[1], images, labels)
-                self.batches.append((x, out if labels is None else y))
-                cost = _sum(cost, self._cost(out, self.batches[-1][1]))
+                target = out if labels is None else y
+                found.append((x, target, _margin(out, _choice(out) if labels is None else y)))
+                cost = _sum(cost, self._cost(out, target))
                 state.seen += len(x)
         self.original = measured(self.objective, cost, self.images)
+        # first the images that are wrong, or nearly: it shows there that a candidate costs too much
+        order = torch.cat([margin for *_, margin in found]).argsort(stable=True)
+        x, target = (torch.cat([one[i] for one in found])[order] for i in range(2))
+        size = len(found[0][0])
+        self.batches = list(zip(x.split(size), target.split(size), strict=True))
 
     def cheapest(self, ranking: Ranking, state: State, told: Callable[[], None]) -> tuple[int, Cost]:
         """Try the candidates; the first of those that cost least."""
@@ -311,6 +318,12 @@ def _sum(cost: Cost, more: Cost) -> Cost:
 
 def _less(cost: Cost, base: Cost) -> Cost:
     return tuple(a - b for a, b in zip(cost, base, strict=True))
+
+
+def _margin(out: Tensor, right: Tensor) -> Tensor:
+    """(n,) by how much the right class is ahead of the best other one."""
+    others = out.scatter(1, right[:, None], -math.inf)
+    return out.gather(1, right[:, None])[:, 0] - others.amax(1)
 
 
 def _choice(out: Tensor) -> Tensor:

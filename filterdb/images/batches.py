@@ -48,7 +48,8 @@ class _Transformed(Dataset[Any]):
         return self.change(image), label
 
 
-def _collate(items: list[Any]) -> tuple[Tensor, Tensor] | str:
+def collate(items: list[Any]) -> tuple[Tensor, Tensor] | str:
+    """A batch; or what is wrong with one of its images, for a worker's exception would come as a traceback."""
     broken = next((item for item in items if isinstance(item, FilterdbError)), None)
     if broken is not None:
         return str(broken)
@@ -84,7 +85,7 @@ def batches(
         raise InvalidArgument(f"Batches of {batch_size} in {workers} workers cannot be. Take at least 1 image and 0 workers.")
     on_gpu = device is not None and torch.device(device).type == "cuda"
     loader: Any = DataLoader(
-        _Transformed(images, transform(preprocessing)), batch_size, num_workers=workers, collate_fn=_collate, pin_memory=on_gpu
+        _Transformed(images, transform(preprocessing)), batch_size, num_workers=workers, collate_fn=collate, pin_memory=on_gpu
     )
     done = 0
     if progress:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from filterdb.errors import DataError, FilterdbError, InvalidArgument
 from filterdb.images import ImageSet
+from filterdb.images.batches import collate
 from filterdb.training.settings import Settings
 
 
@@ -49,7 +50,7 @@ class Batches:
         mine = order[: self.steps * size * self._world].reshape(self.steps, size, self._world)[first:, :, self._rank]
         loader: Any = DataLoader(
             _Augmented(self._images, self._transform, seed, epoch), batch_sampler=mine.tolist(), num_workers=self._workers,
-            collate_fn=_collate,
+            collate_fn=collate,
         )  # fmt: skip
         for batch in loader:
             if isinstance(batch, str):
@@ -80,13 +81,6 @@ class _Augmented(Dataset[Any]):
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         return x, label
-
-
-def _collate(items: list[Any]) -> tuple[Tensor, Tensor] | str:
-    broken = next((item for item in items if isinstance(item, FilterdbError)), None)
-    if broken is not None:
-        return str(broken)
-    return torch.stack([x for x, _ in items]), torch.tensor([y for _, y in items])
 
 
 def some_of_each(images: ImageSet, count: int, seed: int) -> ImageSet:

@@ -1,10 +1,11 @@
-"""Two real ImageNet networks with their depthwise kernels replaced, and what brings accuracy back without training.
+"""Real networks with their depthwise kernels replaced, and what brings accuracy back without training.
 
-    python -m filterdb.experiments.replacement --weights FOLDER --images FILE --out FILE.csv
+    python -m filterdb.experiments.replacement --weights FOLDER --images FILE [--demo-images FILE] --out FILE.csv
 
-FOLDER holds mcunet-320kb-1mb_imagenet.pth and proxyless-w0.3-r176_imagenet.pth; FILE is a Parquet file of labelled ImageNet
-photographs, one of each class. One half of the images, without their labels, is looked at to recalibrate, to match by inputs and
-to repair; top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run goes on.
+FOLDER holds mcunet-320kb-1mb_imagenet.pth and proxyless-w0.3-r176_imagenet.pth, two ImageNet networks with batch normalisation;
+FILE is a Parquet file of labelled ImageNet photographs, one of each class. With the validation images of tiny-imagenet-100, the
+ConvNeXt that ships with filterdb is tried too: it has layer norms. One half of the images, without their labels, is looked at;
+top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from filterdb.banks import Bank
 from filterdb.clusters import lines
 from filterdb.errors import FilterdbError
 from filterdb.frozen.plan import Plan
-from filterdb.frozen.recalibrate import recalibrate
+from filterdb.frozen.recalibrate import norms, recalibrate
 from filterdb.frozen.replace import replacements
 from filterdb.frozen.steps import frozen
 from filterdb.images import batches, open_images
@@ -36,20 +37,22 @@ from filterdb.kernels import centred_unit
 from filterdb.networks import load
 
 NETWORKS = {"mcunet_in3": "mcunet-320kb-1mb_imagenet.pth", "proxyless_w0.3": "proxyless-w0.3-r176_imagenet.pth"}
+DEMO = "demo"
 LOOKED_AT = 384
 """Unlabelled images."""
 SHIPPED = ("greedy8", "greedy8_published", "random")
 OWN = (100, 50, 25, 10, 8)
 STEPS: Mapping[str, dict[str, Any]] = {
     "replaced": {},
-    "recalibrated": {"recalibrated": True},
-    "inputs+recalibrated": {"match": "inputs", "recalibrated": True},
-    "mixed+recalibrated": {"mix": 0.5, "recalibrated": True},
+    "recalibrated": {"restored": True},
+    "inputs+recalibrated": {"match": "inputs", "restored": True},
+    "mixed+recalibrated": {"mix": 0.5, "restored": True},
     "repaired": {"repaired": True},
     "inputs+repaired": {"match": "inputs", "repaired": True},
     "inputs+mixed+repaired": {"match": "inputs", "mix": 0.5, "repaired": True},
 }
-"""What is done, in the words of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``."""
+"""What is done, in the words of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. What is recalibrated where
+there is batch normalisation is corrected where there is none."""
 REPAIRED = ("greedy8", "own25", "own8")
 """Repairing takes a minute and more: it is tried on these banks, and all else on every bank."""
 COLUMNS = (
@@ -73,7 +76,7 @@ class Bench:
     @classmethod
     def open(cls, name: str, weights: Path, images: Path, batch_size: int = 64) -> Bench:
         """Load and decode; the halves are drawn by seed 0."""
-        network = load(weights / NETWORKS[name], architecture=name)
+        network = load(DEMO) if name == DEMO else load(weights / NETWORKS[name], architecture=name)
         halves = [open_images(str(images)).half(which) for which in (0, 1)]
         parts = [list(batches(half, network.preprocessing, batch_size=batch_size)) for half in halves]
         looked_at = batches(halves[0].limit(LOOKED_AT), network.preprocessing, batch_size=batch_size)
@@ -124,39 +127,41 @@ def plans(module: nn.Module, layers: str, seeds: int) -> Iterator[tuple[str, int
 
 def run(bench: Bench, done: set[tuple[str, ...]], seeds: int) -> Iterator[dict[str, Any]]:
     """Rows that are not done yet."""
-
-    def row(
-        layers: str, bank: str, count: int, seed: int, steps: str, plan: Plan | None, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        started = time.perf_counter()
-        options = dict(options)
-        mix = options.pop("mix", 0.0)
-        made = None if plan is None else frozen(bench.module, replace(plan, mix=mix), batches=bench.looked_at, **options)
-        module = bench.module if made is None else made.module
-        if plan is None and options:
-            recalibrate(module := copy.deepcopy(module), bench.looked_at)
-        spent = time.perf_counter() - started
-        top1, of_all = bench.top1(module, of_all=steps == "replaced")
-        n = sum(len(y) for _, y in bench.measured)
-        report = None if made is None else made.report
-        return {
-            "network": bench.name, "layers": layers, "bank": bank, "templates": count, "seed": seed, "steps": steps,
-            "top1": f"{top1:.3f}", "error": f"{(top1 * (1 - top1) / n) ** 0.5:.3f}",
-            "top1_of_all": "" if of_all is None else f"{of_all:.3f}",
-            "energy_kept": "" if report is None else f"{report.mean('energy_kept'):.3f}",
-            "kernels": 0 if report is None else report.replaced, "seconds": f"{spent:.1f}",
-        }  # fmt: skip
-
-    for steps in ("replaced", "recalibrated"):
-        if (bench.name, "", "", "0", "0", steps) not in done:
-            yield row("", "", 0, 0, steps, None, STEPS[steps])
-    for layers in ("7x7", "all"):
+    normed = bool(norms(bench.module))
+    todo: list[tuple[str, str, int, int, str, Plan | None]]
+    todo = [("", "", 0, 0, name, None) for name in ("replaced", *["recalibrated"] * normed)]
+    for layers in ("7x7", "all") if normed else ("7x7",):
         for bank, count, seed, plan in plans(bench.module, layers, seeds):
-            for steps, options in STEPS.items():
-                if "repaired" in steps and (seed or bank not in REPAIRED):
-                    continue
-                if (bench.name, layers, bank, str(count), str(seed), steps) not in done:
-                    yield row(layers, bank, count, seed, steps, plan, options)
+            names = [name for name in STEPS if "repaired" not in name or (seed == 0 and bank in REPAIRED)]
+            todo += [(layers, bank, count, seed, name, plan) for name in names]
+    for layers, bank, count, seed, steps, chosen in todo:
+        word = steps if normed else steps.replace("recalibrated", "corrected")
+        key = dict(zip(KEY, (bench.name, layers, bank, count, seed, word), strict=True))
+        if tuple(map(str, key.values())) not in done:
+            yield key | measured(bench, chosen, dict(STEPS[steps]), normed=normed)
+
+
+def measured(bench: Bench, plan: Plan | None, options: dict[str, Any], *, normed: bool) -> dict[str, Any]:
+    """Replace, and measure; without a plan, the network itself."""
+    started = time.perf_counter()
+    mix, restored = options.pop("mix", 0.0), options.pop("restored", False)
+    if plan is None:
+        module, report = copy.deepcopy(bench.module), None
+        if restored:
+            recalibrate(module, bench.looked_at)
+    else:
+        options["recalibrated" if normed else "corrected"] = restored
+        made = frozen(bench.module, replace(plan, mix=mix), batches=bench.looked_at, **options)
+        module, report = made.module, made.report
+    spent = time.perf_counter() - started
+    top1, of_all = bench.top1(module, of_all=not options.get("repaired") and not restored)
+    n = sum(len(y) for _, y in bench.measured)
+    return {
+        "top1": f"{top1:.3f}", "error": f"{(top1 * (1 - top1) / n) ** 0.5:.3f}",
+        "top1_of_all": "" if of_all is None else f"{of_all:.3f}",
+        "energy_kept": "" if report is None else f"{report.mean('energy_kept'):.3f}",
+        "kernels": 0 if report is None else report.replaced, "seconds": f"{spent:.1f}",
+    }  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
@@ -165,7 +170,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--weights", type=Path, required=True, help="folder of the two checkpoints")
     parser.add_argument("--images", type=Path, required=True, help="Parquet file of labelled ImageNet photographs")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write, or to go on with")
-    parser.add_argument("--network", choices=list(NETWORKS), action="append", help="only this network; repeatable")
+    parser.add_argument("--demo-images", type=Path, help="Parquet file of tiny-imagenet-100's validation images")
+    parser.add_argument("--network", choices=[*NETWORKS, DEMO], action="append", help="only this network; repeatable")
     parser.add_argument("--seeds", type=int, default=3, help="of k-means, for 25 and 8 templates")
     given = parser.parse_args(arguments)
     try:
@@ -178,8 +184,9 @@ def main(arguments: list[str]) -> int:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             if not done:
                 writer.writeheader()
-            for name in given.network or NETWORKS:
-                for found in run(Bench.open(name, given.weights, given.images), done, given.seeds):
+            for name in given.network or [*NETWORKS, *[DEMO] * (given.demo_images is not None)]:
+                images = given.demo_images if name == DEMO else given.images
+                for found in run(Bench.open(name, given.weights, images), done, given.seeds):
                     writer.writerow(found)
                     file.flush()
                     print(*found.values(), flush=True)

@@ -55,6 +55,9 @@ class Plan:
         banks = {"": bank} if isinstance(bank, Bank) else dict(bank)
         if not any(banks.values()):
             raise InvalidArgument("No bank was given, so there is nothing to replace kernels by. Name one, such as greedy8.")
+        for key, one in banks.items():
+            if one is not None and is_size(key) and isinstance(reason := _at(one, *parse_size(key), resize), str):
+                raise InvalidArgument(f"No bank for {key}: {reason}. Give one of {key}, or resize formula or crop.")
         patterns = ("*",) if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
         return cls(banks, patterns, resize, signed, mix)
 
@@ -83,12 +86,15 @@ class Plan:
         for pattern in (*self.layers, *(key for key in self.banks if key and not is_size(key))):
             if not any(_matches(name, pattern) for name in names):
                 raise not_found("depthwise layer", pattern, names)
+        sizes = dict.fromkeys(size_name(one.kernel_h, one.kernel_w) for one in there)
+        for key in self.banks:
+            if is_size(key) and not any(_same(key, size) for size in sizes):
+                raise not_found("depthwise layer of size", key, sizes)
         reasons = [self.bank_for(one.name, one.kernel_h, one.kernel_w) for one in there]
         if not any(isinstance(reason, Bank) for reason in reasons):
-            sizes = sorted({(one.kernel_h, one.kernel_w) for one in there})
             words = dict.fromkeys(reason for reason in reasons if isinstance(reason, str) and reason != CHOSEN_OUT)
             raise InvalidArgument(
-                f"No kernel would be replaced: the layers have {', '.join(size_name(*pair) for pair in sizes)} kernels, and "
+                f"No kernel would be replaced: the layers have {', '.join(sorted(sizes))} kernels, and "
                 f"{'; '.join(words) or 'no layer was chosen'}. Give a bank of their size, or resize formula or crop."
             )
 

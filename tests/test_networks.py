@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from filterdb import Database
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, NotFound, SourceError, StoreError
 from filterdb.networks import Network, inverted, load, save
 
@@ -165,6 +166,21 @@ def test_keys_of_the_authors_are_renamed_as_timm_does(tmp_path):
     assert same(found.module, net)
 
 
+@pytest.mark.parametrize("architecture", REAL)
+def test_ingest_knows_the_same_architectures(tmp_path, architecture):
+    """Strides and the order of layers are those of the network that runs; its sibling's name is refused."""
+    path, (other,) = data() / "weights" / REAL[architecture], set(REAL) - {architecture}
+    db = Database(tmp_path / "db")
+    db.ingest(path, architecture=architecture, name="net")
+    wanted = [
+        (name, conv.stride[0], conv.padding[0], conv.out_channels) for name, conv in load(path, architecture=architecture).module.named_modules()
+        if isinstance(conv, nn.Conv2d) and conv.groups > 1
+    ]  # fmt: skip
+    assert db.sql("SELECT layer, stride, padding, out_channels FROM layers ORDER BY depth").fetchall() == wanted
+    with pytest.raises(SourceError, match=f"is no {other}: it has .. blocks, not .."):
+        db.ingest(path, architecture=other)
+
+
 def test_a_head_is_new_only_where_one_asks_for_it(tmp_path):
     path = save(module(num_classes=7), tmp_path / "net.safetensors")
     assert load(path, num_classes=7).num_classes == 7
@@ -212,7 +228,7 @@ def test_the_real_networks_are_what_their_manifest_says(tmp_path, name):
     path = data() / "weights" / REAL[name]
     said = next(one["how_to_run"] for one in manifest() if one["file"] == REAL[name])
     strided = {int(word) for word in said["stride_2"][1].removeprefix("blocks ").split(", ")}
-    assert inverted.PLANS[name] == inverted.Plan(frozenset(strided), said["batch_norm_eps"])
+    assert (inverted.PLANS[name].strided, inverted.PLANS[name].epsilon) == (strided, said["batch_norm_eps"])
     net = load(path, architecture=name)
     state = torch.load(path, weights_only=True)["state_dict"]
     assert list(net.module.state_dict()) == list(state)

@@ -33,11 +33,12 @@ COLUMNS = ("way", "images", "seed", "epochs", "top1", "loss", "seconds")
 
 
 def settings(way: str, images: int, seed: int, seen: int, input_size: int) -> Settings:
-    """One run. The layer scale starts at .1 instead of 1e-6: at that, a short run ends before its kernels matter."""
+    """One run. The layer scale starts at .1 instead of 1e-6: at that, a short run ends before its kernels matter. Patches are of
+    2 x 2 pixels instead of 4 x 4, so that 32 x 32 pixels make maps that 7 x 7 kernels do not cover at once."""
     epochs = max(2, seen // images)
     return Settings(
         "demo", **WAYS[way], train_images=images, input_size=input_size, epochs=epochs, warmup_epochs=max(1, epochs // 10),
-        batch_size=50, lr=2e-3, seed=seed, args={"ls_init_value": 0.1},
+        batch_size=50, lr=2e-3, seed=seed, args={"ls_init_value": 0.1, "patch_size": 2},
     )  # fmt: skip
 
 
@@ -50,9 +51,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--images", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--images", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seen", type=int, default=16_000, help="images that each run sees, the same ones many times")
+    parser.add_argument("--seen", type=int, default=30_000, help="images that each run sees, the same ones many times")
     parser.add_argument("--input-size", type=int, default=32)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     given = parser.parse_args()

@@ -20,16 +20,17 @@ from filterdb.errors import SourceError
 
 @dataclass(frozen=True)
 class Plan:
-    """What the state dict does not say."""
+    """What the state dict does not say, and by how many blocks another one is told."""
 
+    blocks: int
     strided: frozenset[int]
     """The blocks of stride 2."""
     epsilon: float
 
 
 PLANS = {
-    "mcunet_in3": Plan(frozenset({1, 5, 8, 14}), 1e-5),
-    "proxyless_w0.3": Plan(frozenset({1, 5, 9, 17}), 1e-3),
+    "mcunet_in3": Plan(18, frozenset({1, 5, 8, 14}), 1e-5),
+    "proxyless_w0.3": Plan(22, frozenset({1, 5, 9, 17}), 1e-3),
 }
 PREPROCESSING: dict[str, Any] = {
     "input_size": (3, 176, 176), "interpolation": "bicubic", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
@@ -113,10 +114,12 @@ class InvertedNet(nn.Module):
         plan = PLANS[architecture]
         self.first_conv = ConvNorm(state["first_conv.conv.weight"], stride=2, epsilon=plan.epsilon, act=True)
         there = {int(found[1]) for key in state if (found := _BLOCK.match(key))}
+        if 1 + max(there, default=-1) != plan.blocks:
+            raise ValueError(f"it has {1 + max(there, default=-1)} blocks, not {plan.blocks}")
         # a number that is missing was an identity in the searched network
         self.blocks = nn.ModuleList(
             Block(state, f"blocks.{i}.", stride=1 + (i in plan.strided), epsilon=plan.epsilon) if i in there else nn.Identity()
-            for i in range(max(there) + 1)
+            for i in range(plan.blocks)
         )
         mix = state.get("feature_mix_layer.conv.weight")
         self.feature_mix_layer = nn.Identity() if mix is None else ConvNorm(mix, stride=1, epsilon=plan.epsilon, act=True)

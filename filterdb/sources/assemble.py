@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from filterdb.errors import SourceError
 from filterdb.schema import Layer, Model, ModelFacts, Skipped
 from filterdb.sources import layers as read_layers
-from filterdb.sources.network import Network, fit_classes, match
+from filterdb.sources.network import Network, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
 
@@ -59,6 +59,8 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
         )
     leaves: list[Any] | None = None
     params = None
+    if network is None and options.architecture is not None and built_from_shapes(options.architecture):
+        network = build_from_shapes(options.architecture, state, what, pointwise=options.pointwise)
     if network is not None:
         network = fit_classes(network, state, pointwise=options.pointwise)
         leaves, said = match(network, state, what)

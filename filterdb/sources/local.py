@@ -9,7 +9,7 @@ from pathlib import Path
 from filterdb.errors import SourceError
 from filterdb.schema import Model, ModelFacts
 from filterdb.sources.assemble import assemble
-from filterdb.sources.network import Network, build
+from filterdb.sources.network import Network, build, built_from_shapes
 from filterdb.sources.options import Options, Progress
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".onnx")
@@ -110,7 +110,7 @@ def open_file(
 
 
 def named_network(options: Options) -> Network | None:
-    """The network that the options name, if they do."""
-    if options.architecture is None:
+    """The network that the options name, if they do and it can be built without the file."""
+    if options.architecture is None or built_from_shapes(options.architecture):
         return None
     return build(options.architecture, options.architecture_args, pointwise=options.pointwise)

@@ -41,8 +41,10 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
     import timm
     import torch
 
+    from filterdb.networks.inverted import PLANS
+
     if not timm.is_model(architecture):
-        raise not_found("timm architecture", architecture.partition(".")[0], timm.list_models())
+        raise not_found("architecture", architecture.partition(".")[0], [*timm.list_models(), *PLANS])
     try:
         with torch.device("meta"):
             module = timm.create_model(architecture, pretrained=False, **args)
@@ -51,6 +53,29 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidArgument(f"timm cannot build {architecture} with {given}: {reason}. Mend architecture_args.") from error
     return describe(module, pointwise=pointwise, architecture=architecture, args=args)
+
+
+def built_from_shapes(architecture: str) -> bool:
+    """Whether an architecture is one of ``filterdb.networks.inverted``, which a state dict's shapes say most of."""
+    from filterdb.networks.inverted import PLANS
+
+    return architecture in PLANS
+
+
+def build_from_shapes(architecture: str, state: Mapping[str, Any], what: str, *, pointwise: bool = False) -> Network:
+    """Such an architecture on the meta device.
+
+    Raises:
+        SourceError: the state dict is not one of such a network.
+    """
+    import torch
+
+    from filterdb.networks import inverted
+
+    with torch.device("meta"):
+        ghosts = {key: torch.empty(tuple(leaf.shape)) for key, leaf in state.items()}
+        module = inverted.build(architecture, ghosts, what)
+    return describe(module, pointwise=pointwise, architecture=architecture)
 
 
 def fit_classes(network: Network, state: Mapping[str, Any], *, pointwise: bool = False) -> Network:

@@ -30,7 +30,7 @@ class Options:
     licence: str | None = None
     top1: float | None = None
     architecture: str | None = None
-    """timm's architecture name, for a file that does not say; it brings strides, dilations, paddings and stages."""
+    """timm's architecture name (or mcunet_in3, proxyless_w0.3), for a file that does not say: strides, paddings and stages."""
     architecture_args: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for ``timm.create_model``, where the network is a variation of the architecture."""
     weights: Literal["auto", "ema", "raw"] = "auto"

@@ -191,10 +191,15 @@ def _forward(network: Network, x: Tensor, *, batch_size: int, amp: bool, channel
 
 def run_error(error: BaseException, name: str, on: str, batch_size: int) -> FilterdbError:
     """What a network raised while it ran, in one line: out of memory, or that it cannot take its input."""
-    text = _line(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "not enough memory" in text:
+    if out_of_memory(error):
         return RunError(f"{name} ran out of memory with batches of {batch_size}. Take a smaller batch size.")
-    return RunError(f"{name} cannot be run on {on}: {text or type(error).__name__}")
+    return RunError(f"{name} cannot be run on {on}: {_line(error) or type(error).__name__}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error says: torch has a class of its own for GPUs alone."""
+    text = _line(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "not enough memory" in text
 
 
 def _line(error: BaseException) -> str:

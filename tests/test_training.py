@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from filterdb import Database, banks, networks
 from filterdb.errors import FilterdbError, InvalidArgument, NotFound, RunError
@@ -343,6 +344,23 @@ def test_bad_settings_are_told_in_one_line(
     with pytest.raises(kind, match=words) as error:
         run(images, tmp_path / "run", settings(**{"epochs": 2, **given}))
     assert "\n" not in str(error.value)
+
+
+def test_out_of_memory_is_told_in_one_line_and_the_last_epoch_stays(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator itself says so: in the second epoch the loss asks for a petabyte."""
+    losses = nn.CrossEntropyLoss.forward
+    monkeypatch.setattr(
+        nn.CrossEntropyLoss,
+        "forward",
+        lambda self, *given: torch.empty(10**15) if (tmp_path / "run" / "last.pt").exists() else losses(self, *given),
+    )
+    with pytest.raises(RunError, match=r"Out of memory on cpu with batches of \d+\. Lower --batch-size") as error:
+        run(images, tmp_path / "run", settings(epochs=2))
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    assert run(images, tmp_path / "run", settings(epochs=2)).resumed == 1
 
 
 def test_a_network_without_depthwise_layers_cannot_be_frozen() -> None:

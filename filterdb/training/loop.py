@@ -116,7 +116,9 @@ def train(
                     run.save(epoch + 1)
                     if told is not None:
                         told(run.metrics)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not evaluation.out_of_memory(error):
+                raise
             raise RunError(
                 f"Out of memory on {place.device} with batches of {settings.batch_size}. Lower --batch-size and raise "
                 "--accumulate, or use --amp."
@@ -194,7 +196,7 @@ class _Run:
                     loss: Tensor = self.loss(self.running(x).float(), y)
                 self.scaler.scale(loss / share).backward()
             number = float(loss.detach())
-            check_finite(number, epoch * self.batches.steps + i, settings)
+            check_finite(number, epoch * self.batches.steps + i, settings, self.out)
             total += number
             if last:
                 self._step(epoch * self.updates + i // settings.accumulate + 1)

@@ -232,10 +232,10 @@ def _try(network: Network) -> None:
         ) from error
 
 
-def check_finite(loss: float, step: int, settings: Settings) -> None:
+def check_finite(loss: float, step: int, settings: Settings, out: Path) -> None:
     """End a run whose loss is no number, in words that help."""
     if not np.isfinite(loss):
         raise RunError(
-            f"The loss became {loss} at step {step}. Lower --lr (now {settings.lr}), clip gradients, or train without --amp; "
-            "--resume goes on from the last checkpoint."
+            f"The loss became {loss} at step {step}. Lower --lr (now {settings.lr}), clip gradients, or train without --amp, into "
+            f"another --out; {out} keeps the last whole epoch before it."
         )

@@ -24,6 +24,7 @@ CPU_GOALS = {(96, 56): 1 / 2.5, (384, 14): 1 / 5}
 """Forward and backward, contiguous."""
 GPU_GOAL = 1 / 1.5
 LAYOUTS = ("contiguous", "channels_last")
+NO_GPU = "on CUDA: there is no device here; where there is one, `python -m tests.benchmarks --only frozen_layer` measures it"
 ARCHITECTURE = "convnext_atto"
 PARTS = ("forward + backward", "forward", "backward")
 KINDS, OTHER = ("frozen", "trainable"), "nn.Conv2d"
@@ -50,7 +51,7 @@ def benchmark(folder: Path, small: bool) -> list[Row]:
         found = once(steps, seconds=4 * seconds, **common).value
         what = f"a training step of {ARCHITECTURE}, {batch} images of 224 pixels, {words}"
         rows.append(Row(what, found["frozen"], "s", OTHER, found["trainable"]))
-    return rows
+    return rows if gpu else [*rows, Row(NO_GPU, None, "s", OTHER, None, GPU_GOAL)]
 
 
 def device(clock: Clock) -> str:

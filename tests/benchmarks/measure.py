@@ -99,7 +99,8 @@ class Row:
     """A line of the results: a cost of ours, beside what it is compared with."""
 
     what: str
-    ours: float
+    ours: float | None
+    """None where it could not be measured here; what says how it can be."""
     unit: str
     against: str = ""
     other: float | None = None
@@ -111,12 +112,12 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """Ours over the other."""
-        return self.ours / self.other if self.other else None
+        return self.ours / self.other if self.ours is not None and self.other else None
 
     @property
     def met(self) -> bool | None:
         """Whether the goal is met; None where there is none."""
-        if self.least is not None:
+        if self.least is not None and self.ours is not None:
             return self.ours >= self.least
         return None if self.most is None or self.ratio is None else self.ratio <= self.most
 
@@ -124,7 +125,7 @@ class Row:
         """The row as text."""
         goal = f"at least {self.least:g}" if self.least is not None else f"at most {fold(self.most)}" if self.most else ""
         return [
-            self.what, quantity(self.ours, self.unit), self.against,
+            self.what, "missing" if self.ours is None else quantity(self.ours, self.unit), self.against,
             "" if self.other is None else quantity(self.other, self.unit),
             "" if self.ratio is None else fold(self.ratio),
             goal, {None: "", True: "met", False: "**not met**"}[self.met],

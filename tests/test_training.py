@@ -240,6 +240,30 @@ def test_a_stopped_run_goes_on_to_the_same_bits(more: dict[str, Any], images: Im
     assert numbers(whole) == numbers(parts)
 
 
+@pytest.mark.parametrize("more", [{"drop_path": 0.1}, {"mode": "frozen+bias", "bank": "greedy8", "ema": 0.9, "accumulate": 2}])
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(more: dict[str, Any], images: ImageSet, tmp_path: Path) -> None:
+    given = settings(epochs=2, batch_size=8, **more)
+    whole = run(images, tmp_path / "whole", given)
+
+    class Stop(BaseException):
+        pass
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 8:  # five batches an epoch: three of the second are done, and with accumulate two of these are kept
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(images, tmp_path / "parts", given, save_seconds=0, progress=stop)
+    torch.rand(5)
+    seen: list[int] = []
+    parts = run(images, tmp_path / "parts", given, progress=lambda what, done, total: seen.append(done))
+    assert seen[0] == (8 if "accumulate" in more else 9)
+    one, other = (found.network.module.state_dict() for found in (whole, parts))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    last = [[row["value"] for row in found.metrics if row["metric"] in ("loss", "top1", "lr")] for found in (whole, parts)]
+    assert last[0] == last[1]
+
+
 @pytest.mark.slow
 def test_a_killed_process_goes_on(folder: Path, tmp_path: Path) -> None:
     def command(out: Path) -> list[str]:

@@ -58,6 +58,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Processes that decode and augment images.", min=0)] = 0,
     device: Annotated[str | None, typer.Option(help="torch's. Default: the GPU if there is one.")] = None,
     evaluate_every: Annotated[int, typer.Option(help="Epochs between evaluations.", min=1)] = 1,
+    save_seconds: Annotated[float, typer.Option(help="Between states kept within an epoch; one is at its end.", min=0)] = 600,
     keep_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints of the kernels.", min=1)] = None,
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Store it in the tables runs and metrics.")] = True,
     db: Db = None, as_json: Json = False,
@@ -67,9 +68,9 @@ def train(
     with Bar(quiet=as_json) as bar:
         found = database.train(
             model, data, val_data, out, split=split, val_split=val_split, val_limit=val_limit, workers=workers, device=device,
-            evaluate_every=evaluate_every, keep_every=keep_every, keep=keep, progress=bar, mode=mode, bank=bank,
-            shuffle=shuffle, signed=signed, weights=weights, filters=filters, train_images=train_images, input_size=input_size,
-            epochs=epochs, batch_size=batch_size, accumulate=accumulate, opt=opt, lr=lr, weight_decay=weight_decay,
+            evaluate_every=evaluate_every, save_seconds=save_seconds, keep_every=keep_every, keep=keep, progress=bar,
+            mode=mode, bank=bank, shuffle=shuffle, signed=signed, weights=weights, filters=filters, train_images=train_images,
+            input_size=input_size, epochs=epochs, batch_size=batch_size, accumulate=accumulate, opt=opt, lr=lr, weight_decay=weight_decay,
             layer_decay=layer_decay, sched=sched, warmup_epochs=warmup_epochs, min_lr=min_lr, clip_grad=clip_grad or None,
             smoothing=smoothing, mixup=mixup, cutmix=cutmix, aa=aa, reprob=reprob, scale=scale, hflip=hflip,
             drop_path=drop_path, ema=ema, amp=amp, channels_last=channels_last, seed=seed,

@@ -22,8 +22,8 @@ class TrainingVerbs(Base):
     def train(
         self, model: str, data: str | ImageSet, val_data: str | ImageSet, out: str | os.PathLike[str], *,
         split: str | None = None, val_split: str | None = None, val_limit: int | None = None, workers: int = 0,
-        device: str | None = None, evaluate_every: int = 1, keep_every: int | None = None, keep: bool = True,
-        parent: str | None = None, progress: Progress | None = None, **settings: Any,
+        device: str | None = None, evaluate_every: int = 1, save_seconds: float = 600, keep_every: int | None = None,
+        keep: bool = True, parent: str | None = None, progress: Progress | None = None, **settings: Any,
     ) -> Trained:  # fmt: skip
         """Train a network whose depthwise kernels are frozen, or come from a bank; or any network, the ordinary way.
 
@@ -36,6 +36,7 @@ class TrainingVerbs(Base):
             workers: processes that decode and augment images.
             device: torch's; by default the GPU where there is one. Under torchrun each process takes its own.
             evaluate_every: epochs between evaluations; the last epoch always ends with one.
+            save_seconds: the least time between states that are kept within an epoch; at its end one is kept anyway.
             keep_every: epochs between checkpoints of the kernels, ``run:OUT/checkpoints`` for ingest; by default ten of a run.
             keep: False stores nothing in ``runs`` and ``metrics``.
             parent: the run_id of the run that this belongs to, for the table.
@@ -88,7 +89,7 @@ class TrainingVerbs(Base):
         try:
             found = train(
                 chosen, images, validation, folder, bank=self._banks.load, workers=workers, device=device,
-                evaluate_every=evaluate_every, keep_every=keep_every, told=told, progress=progress,
+                evaluate_every=evaluate_every, save_seconds=save_seconds, keep_every=keep_every, told=told, progress=progress,
             )  # fmt: skip
         except BaseException as error:
             if rows:

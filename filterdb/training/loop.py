@@ -66,8 +66,9 @@ class _Place:
 
 def train(
     settings: Settings, train_images: ImageSet, validation: ImageSet, out: Path, *, bank: Callable[[str], Bank],
-    workers: int = 0, device: str | None = None, evaluate_every: int = 1, keep_every: int | None = None,
-    told: Told | None = None, progress: Progress | None = None,
+    workers: int = 0, device: str | None = None, evaluate_every: int = 1, save_seconds: float = 600,
+    keep_every: int | None = None, told: Told | None = None,
+    progress: Progress | None = None,
 ) -> Trained:  # fmt: skip
     """Train, evaluate after each epoch, keep what is needed to go on, and save the network.
 
@@ -81,6 +82,7 @@ def train(
         workers: processes that decode and augment images, for each process of the training.
         device: torch's; by default the GPU where there is one.
         evaluate_every: epochs between evaluations; the last epoch always ends with one.
+        save_seconds: the least time between states that are kept within an epoch; at its end one is kept anyway.
         keep_every: epochs between checkpoints of the kernels; by default ten of the run, closer at its start.
         told: called with all rows of ``metrics`` after each epoch.
         progress: called with what is being done, the steps done, and how many there are.
@@ -107,7 +109,9 @@ def train(
             run.keep(0)
         try:
             for epoch in range(resumed, settings.epochs):
-                run.epoch(epoch, lambda done: progress(f"training {settings.model}", done, total) if progress else None)
+                run.epoch(
+                    epoch, save_seconds, lambda done: progress(f"training {settings.model}", done, total) if progress else None
+                )
                 if place.rank == 0:
                     if (epoch + 1) % evaluate_every == 0 or epoch + 1 == settings.epochs:
                         run.judge(validation, epoch, workers)
@@ -143,6 +147,8 @@ class _Run:
         self.settings, self.network, self.batches, self.out, self.place = settings, prepared.network, batches, out, place
         self.bank = prepared.bank
         self.metrics: list[dict[str, Any]] = []
+        self.inside: tuple[int, float, dict[str, Any] | None] = 0, 0.0, None
+        """Of the epoch that comes: batches done, the sum of their losses, and the random numbers after them."""
         self.module = self.network.module.to(place.device)
         if settings.channels_last:
             self.module = self.module.to(memory_format=torch.channels_last)
@@ -173,12 +179,15 @@ class _Run:
         self.half = half if settings.amp else None
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=self.half == torch.float16)
 
-    def epoch(self, epoch: int, progress: Callable[[int], None]) -> None:
-        """One pass over the images."""
+    def epoch(self, epoch: int, save_seconds: float, progress: Callable[[int], None]) -> None:
+        """One pass over the images, or the rest of it where it was stopped."""
         settings, device = self.settings, self.place.device
         self.running.train()
-        total, seconds = 0.0, time.perf_counter()
-        for i, (x, y) in enumerate(self.batches.epoch(epoch)):
+        (first, total, random), self.inside = self.inside, (0, 0.0, None)
+        started = saved = time.perf_counter()
+        for i, (x, y) in enumerate(self.batches.epoch(epoch, first), first):
+            if i == first and random is not None:  # not before: a DataLoader draws a number when it begins
+                states.set_random_state(random)
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             if settings.channels_last:
                 x = x.to(memory_format=torch.channels_last)
@@ -200,11 +209,15 @@ class _Run:
             total += number
             if last:
                 self._step(epoch * self.updates + i // settings.accumulate + 1)
+                if self.place.rank == 0 and i + 1 < self.batches.steps and time.perf_counter() - saved >= save_seconds:
+                    self.save(epoch, i + 1, total)
+                    saved = time.perf_counter()
             progress(epoch * self.batches.steps + i + 1)
         steps = (epoch + 1) * self.batches.steps
         self._note(steps, epoch, "train", {
             "loss": total / self.batches.steps, "lr": self.optimiser.param_groups[0]["lr"],
-            "images_per_second": self.batches.steps * settings.batch_size * self.place.world / (time.perf_counter() - seconds),
+            "images_per_second": (self.batches.steps - first) * settings.batch_size * self.place.world
+            / (time.perf_counter() - started),
         })  # fmt: skip
 
     def _step(self, update: int) -> None:
@@ -239,11 +252,11 @@ class _Run:
 
     # -- files -----------------------------------------------------------------------------------------------------------
 
-    def save(self, epochs: int) -> None:
-        """Keep what the run goes on from."""
+    def save(self, epochs: int, batches: int = 0, total: float = 0.0) -> None:
+        """Keep what the run goes on from: so many epochs are done, so many batches of the next, of so much loss in all."""
         states.save(self.out, {
-            "settings": self.settings.to_dict(), "epochs": epochs, "module": self.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(),
+            "settings": self.settings.to_dict(), "epochs": epochs, "batches": batches, "total": total,
+            "module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(), "random": states.random_state(), "metrics": self.metrics,
         })  # fmt: skip
 
@@ -258,11 +271,14 @@ class _Run:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.metrics = state["metrics"]
-        self.scheduler.step_update(state["epochs"] * self.updates)
-        if self.place.world == 1:
+        inside = int(state.get("batches", 0))  # files of an older filterdb have whole epochs alone
+        self.scheduler.step_update(state["epochs"] * self.updates + inside // self.settings.accumulate)
+        alone = self.place.world == 1
+        self.inside = inside, state.get("total", 0.0), state["random"] if alone and inside else None
+        if alone:
             states.set_random_state(state["random"])
         else:
-            torch.manual_seed(self.settings.seed * 1009 + self.place.rank + 7919 * state["epochs"])
+            torch.manual_seed(self.settings.seed * 1009 + self.place.rank + 7919 * state["epochs"] + inside)
         return int(state["epochs"])
 
     def keep(self, step: int) -> None:

@@ -236,6 +236,6 @@ def check_finite(loss: float, step: int, settings: Settings, out: Path) -> None:
     """End a run whose loss is no number, in words that help."""
     if not np.isfinite(loss):
         raise RunError(
-            f"The loss became {loss} at step {step}. Lower --lr (now {settings.lr}), clip gradients, or train without --amp, into "
-            f"another --out; {out} keeps the last whole epoch before it."
+            f"The loss became {loss} at step {step}. Lower --lr (now {settings.lr}), clip gradients, or train without "
+            f"--amp, into another --out; {out} keeps what was saved before it."
         )

@@ -67,14 +67,14 @@ def train(
     database = open_database(db)
     with Bar(quiet=as_json) as bar:
         found = database.train(
-            model, data, val_data, out, split=split, val_split=val_split, val_limit=val_limit, workers=workers, device=device,
-            evaluate_every=evaluate_every, save_seconds=save_seconds, keep_every=keep_every, keep=keep, progress=bar,
-            mode=mode, bank=bank, shuffle=shuffle, signed=signed, weights=weights, filters=filters, train_images=train_images,
-            input_size=input_size, epochs=epochs, batch_size=batch_size, accumulate=accumulate, opt=opt, lr=lr,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay, sched=sched, warmup_epochs=warmup_epochs, min_lr=min_lr, clip_grad=clip_grad or None,
-            smoothing=smoothing, mixup=mixup, cutmix=cutmix, aa=aa, reprob=reprob, scale=scale, hflip=hflip,
-            drop_path=drop_path, ema=ema, amp=amp, channels_last=channels_last, seed=seed,
+            model, data, val_data, out, split=split, val_split=val_split, val_limit=val_limit, workers=workers,
+            device=device, evaluate_every=evaluate_every, save_seconds=save_seconds, keep_every=keep_every, keep=keep,
+            progress=bar, mode=mode, bank=bank, shuffle=shuffle, signed=signed, weights=weights, filters=filters,
+            train_images=train_images, input_size=input_size, epochs=epochs, batch_size=batch_size, accumulate=accumulate,
+            opt=opt, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, sched=sched, warmup_epochs=warmup_epochs,
+            min_lr=min_lr, clip_grad=clip_grad or None, smoothing=smoothing, mixup=mixup, cutmix=cutmix, aa=aa,
+            reprob=reprob, scale=scale, hflip=hflip, drop_path=drop_path, ema=ema, amp=amp, channels_last=channels_last,
+            seed=seed,
         )  # fmt: skip
     if as_json:
         print_json({

@@ -96,21 +96,21 @@ def evaluate(
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
     sums = _Sums(labelled=labels is not None, compared=original is not None)
     with ExitStack() as stack:
-        where = stack.enter_context(_running(network, device, channels_last))
+        where = stack.enter_context(running(network, device, channels_last))
         # an original that wants the same images is run beside the network: to decode them is often the larger half
         beside = original if isinstance(original, Network) and original.preprocessing == network.preprocessing else None
         if beside is not None:
-            stack.enter_context(_running(beside, str(where), channels_last))
+            stack.enter_context(running(beside, str(where), channels_last))
         elif isinstance(original, Network):
             original = logits(original, images, device=device, progress=progress, workers=workers, **settings)
         if isinstance(original, Tensor) and (original.ndim != 2 or len(original) != len(images)):
             raise InvalidArgument(f"Logits {tuple(original.shape)} of an original are not those of {len(images)} images.")
         for x, y in batches(images, network.preprocessing, device=where, progress=progress, **loading):
-            out = _forward(network, x, **settings)
+            out = logits_of(network, x, **settings)
             if sums.images == 0:
-                _check_classes(network, out.shape[1], images, labels)
+                check_classes(network, out.shape[1], images, labels)
             theirs = original[sums.images : sums.images + len(x)] if isinstance(original, Tensor) else None
-            sums.add(out, y, theirs if beside is None else _forward(beside, x, **settings))
+            sums.add(out, y, theirs if beside is None else logits_of(beside, x, **settings))
     return sums.result(time.perf_counter() - started, str(where))
 
 
@@ -120,10 +120,10 @@ def logits(
 ) -> Tensor:  # fmt: skip
     """The logits (n, classes) of a network, float32 on the CPU: to compare many networks with one original."""
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-    with _running(network, device, channels_last) as where:
+    with running(network, device, channels_last) as where:
         return torch.cat(
             [
-                _forward(network, x, batch_size=batch_size, amp=amp, channels_last=channels_last).float().cpu()
+                logits_of(network, x, batch_size=batch_size, amp=amp, channels_last=channels_last).float().cpu()
                 for x, _ in batches(images, network.preprocessing, device=where, progress=progress, **loading)
             ]
         )
@@ -133,7 +133,7 @@ def logits(
 
 
 @contextmanager
-def _running(network: Network, device: str | None, channels_last: bool) -> Iterator[torch.device]:
+def running(network: Network, device: str | None, channels_last: bool) -> Iterator[torch.device]:
     """The module on its device in eval mode, and afterwards in the mode in which it came."""
     module = network.module
     if any(parameter.is_meta for parameter in module.parameters()):
@@ -171,7 +171,7 @@ def autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, half)
 
 
-def _forward(network: Network, x: Tensor, *, batch_size: int, amp: bool, channels_last: bool) -> Tensor:
+def logits_of(network: Network, x: Tensor, *, batch_size: int, amp: bool, channels_last: bool) -> Tensor:
     """Logits (n, classes), checked."""
     try:
         with autocast(x.device, amp):
@@ -206,7 +206,7 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _check_classes(network: Network, classes: int, images: ImageSet, labels: NDArray[Any] | None) -> None:
+def check_classes(network: Network, classes: int, images: ImageSet, labels: NDArray[Any] | None) -> None:
     """Labels must be the network's classes. A set without names may lack the last classes, not have more."""
     if labels is None:
         return

@@ -202,9 +202,9 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         return Plan.of(banks, **choice)
 
     def _load(self, source: str | os.PathLike[str] | Network | nn.Module, architecture: str | None) -> Network:
-        from filterdb.database.run_verbs import _network
+        from filterdb.database.run_verbs import network_of
 
-        return _network(source, architecture, None)
+        return network_of(source, architecture, None)
 
     def _replaced(
         self, network: Network, plan: Plan, match: str, recalibrate: str | ImageSet | None, correct: bool, repair: bool,
@@ -244,7 +244,7 @@ class _Images:
         self, recalibrate: str | ImageSet | None, preprocessing: Mapping[str, Any], device: str, progress: Progress | None
     ) -> list[Any]:
         """All of them, as the network takes them, in batches on the device."""
-        from filterdb.database.run_verbs import _images
+        from filterdb.database.run_verbs import chosen_images
         from filterdb.images import batches
 
         data = recalibrate if recalibrate is not None else self.data
@@ -252,7 +252,7 @@ class _Images:
             raise InvalidArgument(
                 "Images are needed to match by inputs, correct and repair. Name some with data, or recalibrate."
             )
-        images, (batch_size, workers) = _images(data, *self.choice), self.loading
+        images, (batch_size, workers) = chosen_images(data, *self.choice), self.loading
         read = batches(images, preprocessing, batch_size=batch_size, workers=workers, device=device, progress=progress)
         found = [x for x, _ in read]
         if len(found) > 1 and len(found[-1]) < batch_size // 2:  # too few to normalise by: with those before them

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filterdb.banks import Bank
 from filterdb.database.bank_verbs import BankVerbs
-from filterdb.database.run_verbs import _images, _network
+from filterdb.database.run_verbs import chosen_images, network_of
 from filterdb.database.sql_verbs import SqlVerbs
 from filterdb.errors import InvalidArgument, not_found
 from filterdb.run_store import RunStore, now
@@ -92,8 +92,8 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
         if objective == "energy":
             case = self._by_energy(model, models, architecture, plan, start, per)
         else:
-            images = _images(data, split, part, limit, seed)  # type: ignore[arg-type]
-            network = _network(model, architecture, preprocessing)  # type: ignore[arg-type]
+            images = chosen_images(data, split, part, limit, seed)  # type: ignore[arg-type]
+            network = network_of(model, architecture, preprocessing)  # type: ignore[arg-type]
             case = _on_images(network, images, plan, objective, lazy, batch_size, workers, device, progress)
             case.about |= {"split": split, "part": part, "seed": seed}
             case.settings |= {"limit": limit}

@@ -67,9 +67,9 @@ class RunVerbs(Base):
         if keep:
             self._writable()
         started = run_store.now()
-        images = _images(data, split, part, limit, seed)
-        network = _network(model, architecture, preprocessing)
-        compared = None if original is None else _network(original, architecture, preprocessing)
+        images = chosen_images(data, split, part, limit, seed)
+        network = network_of(model, architecture, preprocessing)
+        compared = None if original is None else network_of(original, architecture, preprocessing)
         settings = {
             "batch_size": batch_size, "workers": workers, "amp": amp, "channels_last": channels_last, "limit": limit,
             "original": compared.source if compared else None, "preprocessing": network.preprocessing,
@@ -95,7 +95,7 @@ class RunVerbs(Base):
         return replace(found, run_id=run_id)
 
 
-def _images(data: str | ImageSet, split: str | None, part: str | None, limit: int | None, seed: int) -> ImageSet:
+def chosen_images(data: str | ImageSet, split: str | None, part: str | None, limit: int | None, seed: int) -> ImageSet:
     """The images that the words choose."""
     from filterdb.images import ImageSet, open_images
     from filterdb.images.image_set import parse_part
@@ -111,7 +111,7 @@ def _images(data: str | ImageSet, split: str | None, part: str | None, limit: in
     return images if limit is None else images.limit(limit, seed=seed)
 
 
-def _network(
+def network_of(
     model: str | os.PathLike[str] | Network | nn.Module, architecture: str | None, preprocessing: Mapping[str, Any] | None
 ) -> Network:
     """A network from whatever names it."""

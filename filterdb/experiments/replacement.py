@@ -1,6 +1,7 @@
 """Real networks with their depthwise kernels replaced, and what brings accuracy back without training.
 
     python -m filterdb.experiments.replacement --weights FOLDER --images FILE [--demo-images FILE] --out FILE.csv
+    python -m filterdb.experiments.replacement --table FILE.csv
 
 FOLDER holds mcunet-320kb-1mb_imagenet.pth and proxyless-w0.3-r176_imagenet.pth, two ImageNet networks with batch normalisation;
 FILE is a Parquet file of labelled ImageNet photographs, one of each class. With the validation images of tiny-imagenet-100, the
@@ -164,16 +165,42 @@ def measured(bench: Bench, plan: Plan | None, options: dict[str, Any], *, normed
     }  # fmt: skip
 
 
+def tables(rows: list[dict[str, str]]) -> str:
+    """Top-1 in percent as Markdown, a table for each network and choice of layers, means over the seeds."""
+    lines: list[str] = []
+    for network, layers in dict.fromkeys((row["network"], row["layers"]) for row in rows if row["bank"]):
+        mine = [row for row in rows if row["network"] == network and row["layers"] == layers]
+        whole = [row for row in rows if row["network"] == network and not row["bank"]]
+        steps = list(dict.fromkeys(row["steps"] for row in mine))
+        lines += [f"**{network}, {'all layers' if layers == 'all' else f'the {layers} layers'}**", ""]
+        lines += ["| templates | energy kept | " + " | ".join(steps) + " |", "|---" * (len(steps) + 2) + "|"]
+        for bank in ["", *dict.fromkeys(row["bank"] for row in mine)]:
+            of_bank = [row for row in (mine if bank else whole) if row["bank"] == bank]
+            cells = [[float(row["top1"]) for row in of_bank if row["steps"] == step] for step in steps]
+            kept = next((row["energy_kept"] for row in of_bank), "")
+            shown = " | ".join(f"{100 * sum(cell) / len(cell):.1f}" if cell else "" for cell in cells)
+            lines.append(f"| {bank or 'none replaced'} | {kept} | {shown} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def main(arguments: list[str]) -> int:
     """Run what is missing in the CSV."""
     parser = argparse.ArgumentParser(prog="filterdb.experiments.replacement", description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, required=True, help="folder of the two checkpoints")
-    parser.add_argument("--images", type=Path, required=True, help="Parquet file of labelled ImageNet photographs")
-    parser.add_argument("--out", type=Path, required=True, help="CSV file to write, or to go on with")
+    parser.add_argument("--table", type=Path, help="print what this CSV holds as Markdown, and run nothing")
+    parser.add_argument("--weights", type=Path, help="folder of the two checkpoints")
+    parser.add_argument("--images", type=Path, help="Parquet file of labelled ImageNet photographs")
+    parser.add_argument("--out", type=Path, help="CSV file to write, or to go on with")
     parser.add_argument("--demo-images", type=Path, help="Parquet file of tiny-imagenet-100's validation images")
     parser.add_argument("--network", choices=[*NETWORKS, DEMO], action="append", help="only this network; repeatable")
     parser.add_argument("--seeds", type=int, default=3, help="of k-means, for 25 and 8 templates")
     given = parser.parse_args(arguments)
+    if given.table:
+        with given.table.open(newline="", encoding="utf-8") as file:
+            print(tables(list(csv.DictReader(file))))
+        return 0
+    if not (given.weights and given.images and given.out):
+        parser.error("give --weights, --images and --out, or --table alone")
     try:
         done = set()
         if given.out.exists():

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from filterdb.errors import InvalidArgument
-from filterdb.evaluation import _check_classes, _forward, _running, run_error
+from filterdb.evaluation import check_classes, logits_of, running, run_error
 from filterdb.frozen.greedy import Cost, Ranking, State, measured
 from filterdb.frozen.pool import Pool
 from filterdb.frozen.replace import freeze, replacement
@@ -158,12 +158,12 @@ class OnImages:
         labels = images.labelled("the objective accuracy") if self.objective == "accuracy" else None
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         cost = self._nothing()
-        with _running(network, self.device, False) as where:
+        with running(network, self.device, False) as where:
             for x, y in self.inputs.batches:
                 x, y = x.to(where), y.to(where)
-                out = _forward(network, x, batch_size=len(x), amp=False, channels_last=False)
+                out = logits_of(network, x, batch_size=len(x), amp=False, channels_last=False)
                 if not found:
-                    _check_classes(network, out.shape[1], images, labels)
+                    check_classes(network, out.shape[1], images, labels)
                 target = out if labels is None else y
                 found.append((x, target, _margin(out, _choice(out) if labels is None else y)))
                 cost = _sum(cost, self._cost(out, target))

@@ -41,8 +41,9 @@ NETWORKS = {"mcunet_in3": "mcunet-320kb-1mb_imagenet.pth", "proxyless_w0.3": "pr
 DEMO = "demo"
 LOOKED_AT = 384
 """Unlabelled images."""
-SHIPPED = ("greedy8", "greedy8_published", "random")
-OWN = (100, 50, 25, 10, 8)
+SHIPPED = {"7x7": ("greedy8", "greedy8_published", "random"), "all": ("greedy8", "random")}
+OWN = {"7x7": (100, 50, 25, 10, 8), "all": (25, 8)}
+"""Banks that ship, and how many templates of the network's own, by the layers that are replaced."""
 STEPS: Mapping[str, dict[str, Any]] = {
     "replaced": {},
     "recalibrated": {"restored": True},
@@ -54,8 +55,10 @@ STEPS: Mapping[str, dict[str, Any]] = {
 }
 """What is done, in the words of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. What is recalibrated where
 there is batch normalisation is corrected where there is none."""
-REPAIRED = ("greedy8", "own25", "own8")
-"""Repairing takes a minute and more: it is tried on these banks, and all else on every bank."""
+WIDELY = ("replaced", "recalibrated")
+"""Tried on every bank."""
+CLOSELY = ("greedy8", "own25", "own8")
+"""All steps are tried on these banks; repairing takes minutes."""
 COLUMNS = (
     "network", "layers", "bank", "templates", "seed", "steps", "top1", "error", "top1_of_all", "energy_kept", "kernels",
     "seconds",
@@ -117,10 +120,10 @@ def own_banks(module: nn.Module, count: int, seed: int) -> dict[str, Bank]:
 
 def plans(module: nn.Module, layers: str, seeds: int) -> Iterator[tuple[str, int, int, Plan]]:
     """Name of the bank, templates, seed and plan, for the 7x7 layers or for all."""
-    for name in SHIPPED:
+    for name in SHIPPED[layers]:
         bank = banks.load(name)
         yield name, len(bank), 0, Plan.of({"7x7": bank}) if layers == "7x7" else Plan.of(bank, resize="formula")
-    for count in OWN:
+    for count in OWN[layers]:
         for seed in range(seeds if count in (25, 8) else 1):
             own = own_banks(module, count, seed)
             yield f"own{count}", count, seed, Plan.of({"7x7": own["7x7"]} if layers == "7x7" else own)
@@ -133,7 +136,7 @@ def run(bench: Bench, done: set[tuple[str, ...]], seeds: int) -> Iterator[dict[s
     todo = [("", "", 0, 0, name, None) for name in ("replaced", *["recalibrated"] * normed)]
     for layers in ("7x7", "all") if normed else ("7x7",):
         for bank, count, seed, plan in plans(bench.module, layers, seeds):
-            names = [name for name in STEPS if "repaired" not in name or (seed == 0 and bank in REPAIRED)]
+            names = [name for name in STEPS if name in WIDELY or (seed == 0 and bank in CLOSELY)]
             todo += [(layers, bank, count, seed, name, plan) for name in names]
     for layers, bank, count, seed, steps, chosen in todo:
         word = steps if normed else steps.replace("recalibrated", "corrected")

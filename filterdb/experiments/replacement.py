@@ -50,7 +50,6 @@ STEPS: Mapping[str, dict[str, Any]] = {
     "inputs+recalibrated": {"match": "inputs", "restored": True},
     "mixed+recalibrated": {"mix": 0.5, "restored": True},
     "repaired": {"repaired": True},
-    "inputs+repaired": {"match": "inputs", "repaired": True},
     "inputs+mixed+repaired": {"match": "inputs", "mix": 0.5, "repaired": True},
 }
 """What is done, in the words of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. What is recalibrated where

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from filterdb import heat_map
 from filterdb.bank_files import Table, read_table, write_table
 from filterdb.errors import BankError, FilterdbError, InvalidArgument, not_found
 from filterdb.kernels import centred_unit
@@ -69,6 +70,11 @@ class Bank:
 
     def __repr__(self) -> str:
         return f"<Bank {self.name}: {len(self)} template{'s'[: len(self) != 1]} of {self.size}>"
+
+    def _repr_html_(self) -> str:
+        """In notebooks: the templates with their names."""
+        title = f"{self.name}: {len(self)} template{'s'[: len(self) != 1]} of {self.size}"
+        return heat_map.html([one - one.mean() for one in self.templates], self.names, title)
 
     @property
     def kernel_h(self) -> int:

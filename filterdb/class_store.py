@@ -86,6 +86,13 @@ class ClassStore:
         """Drop the classes of models and classifiers that are gone or were replaced."""
         self.classes.tidy(self.classifiers.snapshot().editions, models)
 
+    def parts(self, models: Snapshot) -> dict[tuple[str, str], tuple[str, str]]:
+        """(classifier's name, model's slug) to the slug and edition of its classes."""
+        snapshot = self.classifiers.snapshot()
+        names = {key: self._row(snapshot, key)["classifier"] for key in snapshot.editions}
+        found = self.classes.parts(snapshot.editions, models)
+        return {(names[maker], model): part for (maker, model), part in found.items()}
+
     def _maker(self, name: str) -> tuple[str, str]:
         return slug(name), self.classifiers.snapshot().editions[slug(name)]
 

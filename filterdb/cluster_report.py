@@ -51,10 +51,10 @@ def report(view: View, ask: Ask, classifier: Classifier, folder: Path, seed: int
         threshold=classifier.threshold,
     )  # fmt: skip
     title = f"{name}: {classifier.method} on {classifier.facts.get('kernels', 0):,} {classifier.size} kernels"
-    figures.spectrum_picture(classifier, folder / "spectrum.png", title=title)
-    figures.class_samples_picture(
-        samples(view, classifier, SAMPLES, seed), folder / "samples.png", title=f"{name}: kernels drawn at random from each class"
-    )
+    figures.draw_spectrum(classifier, title=title).save(folder / "spectrum.png")
+    drawn = samples(view, classifier, SAMPLES, seed)
+    words = f"{name}: kernels drawn at random from each class"
+    figures.draw_samples(drawn, title=words, coloured=True).save(folder / "samples.png")
     found += [folder / "labels.toml", folder / "spectrum.png", folder / "samples.png"]
 
     rows = view.rows(_LAYERS, name=name)
@@ -67,9 +67,8 @@ def report(view: View, ask: Ask, classifier: Classifier, folder: Path, seed: int
     chosen = sorted(set(panels) - runs, key=lambda model: (-sizes[model], model))[:PANELS]
     if chosen:
         picture = folder / "layers.png"
-        figures.proportions_picture(
-            {model: panels[model] for model in sorted(chosen)}, picture, title=f"{name}: classes by layer"
-        )
+        shown = {model: panels[model] for model in sorted(chosen)}
+        figures.draw_proportions(shown, title=f"{name}: classes by layer", along="depthwise layer").save(picture)
         found.append(picture)
     return found + _steps(ask, view, name, folder)
 
@@ -107,5 +106,5 @@ def _steps(ask: Ask, view: View, name: str, folder: Path) -> list[Path]:
     header = ["run", "step", "class", "filters", "percent", "mean_template_score"]
     table = write_csv(folder / "steps.csv", header, [(run, *row) for run, rows in told.items() for row in rows])
     panels = {run: [(step, cls, percent) for step, cls, _, percent, _ in rows] for run, rows in told.items()}
-    figures.proportions_picture(panels, folder / "steps.png", title=f"{name}: classes over training", along="step", columns=1)
+    figures.draw_proportions(panels, title=f"{name}: classes over training", along="step", columns=1).save(folder / "steps.png")
     return [table, folder / "steps.png"]

@@ -49,6 +49,12 @@ class FilterDescription:
     model: NDArray[np.float64] | None = field(repr=False)
     """The kernel of the best fit; None without one."""
 
+    def _repr_png_(self) -> bytes:
+        """In notebooks: kernel, fitted model, what it leaves, and frequency response."""
+        from filterdb.figures import draw_description
+
+        return draw_description(self).to_bytes(dpi=150)
+
     def to_dict(self) -> Row:
         """Plain values for JSON."""
         return asdict(self) | {
@@ -73,6 +79,12 @@ class GroupDescription:
     families: list[Row]
     """family, filters, percent, mean_rho of the best fits."""
     reason: str | None
+
+    def _repr_png_(self) -> bytes:
+        """In notebooks: the shares of the words."""
+        from filterdb.figures import draw_description
+
+        return draw_description(self).to_bytes(dpi=150)
 
     def to_dict(self) -> Row:
         """Plain values for JSON."""

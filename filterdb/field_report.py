@@ -48,16 +48,15 @@ def report(view: View, ask: Ask, folder: Path, models: str = "*", seed: int = 0)
     for group in ("task", "stride"):
         rows = [(name, band, percent) for name, band, _, percent, _ in ask("bands", by=group, models=models).fetchall()]
         found.append(folder / f"bands_by_{group}.png")
-        figures.bands_picture(rows, found[-1], along=group)
+        figures.draw_shares(rows, along=group).save(found[-1])
     rows = [(f"{depth:g}", band, percent) for depth, band, _, percent in ask("band_depth", models=models).fetchall()]
     found.append(folder / "bands_by_depth.png")
-    figures.bands_picture(rows, found[-1], along="depth, from input (0) to output (1)")
+    figures.draw_shares(rows, along="depth, from input (0) to output (1)").save(found[-1])
     for size in sorted(view.sizes):
         if min(size) >= 3 and (shown := samples(view, size, models, SAMPLES, seed)):
             found.append(folder / f"bands_{size[0]}x{size[1]}.png")
-            figures.class_samples_picture(
-                shown, found[-1], title=f"{size[0]}x{size[1]} kernels drawn at random from each word, raw weights", centred=False
-            )
+            title = f"{size[0]}x{size[1]} kernels drawn at random from each word, raw weights"
+            figures.draw_samples(shown, title=title, less_mean=False).save(found[-1])
     return found
 
 

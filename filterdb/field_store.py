@@ -58,6 +58,14 @@ class FieldStore:
             "fits": (self.fits.files(dict([_FITTER]), models), schema.FITS),
         }
 
+    def descriptor_parts(self, models: Snapshot) -> dict[tuple[str, str], tuple[str, str]]:
+        """("", model's slug) to the slug and edition of its descriptors."""
+        return {("", model): part for (_, model), part in self.descriptors.parts(dict([_DESCRIBER]), models).items()}
+
+    def fit_parts(self, models: Snapshot) -> dict[tuple[str, str], tuple[str, str]]:
+        """("", model's slug) to the slug and edition of its fits."""
+        return {("", model): part for (_, model), part in self.fits.parts(dict([_FITTER]), models).items()}
+
     def tidy(self, models: Snapshot) -> None:
         """Drop the rows of models that are gone or were replaced, so that they can be vacuumed."""
         self.descriptors.tidy(dict([_DESCRIBER]), models)

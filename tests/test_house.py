@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "filterdb"
 
 FLOORS = {
-    0: {"descriptors", "errors", "kernels", "schema", "scale_space", "share"},
-    1: {"bank_files", "banks", "recipes", "named_queries", "novelty", "pca", "shapes"},
+    0: {"descriptors", "errors", "heat_map", "kernels", "schema", "scale_space", "share"},
+    1: {"bank_files", "banks", "recipes", "named_queries", "notebook", "novelty", "pca", "shapes"},
     2: {"sources", "store", "index", "images", "networks"},
     3: {
         "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "bank_make", "training", "view",
@@ -27,10 +27,13 @@ FLOORS = {
         "selection",
     },
     4: {"database"},
-    5: {"cli", "experiments"},
+    5: {"cli", "experiments", "explorer"},
 }  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-HEAVY = {"torch", "timm", "torchvision", "faiss", "matplotlib", "scipy", "sklearn", "onnx", "huggingface_hub", "safetensors"}
+HEAVY = {
+    "torch", "timm", "torchvision", "faiss", "matplotlib", "scipy", "sklearn", "onnx", "huggingface_hub", "safetensors",
+    "starlette", "uvicorn",
+}  # fmt: skip
 
 
 def room_of(path: Path) -> str:

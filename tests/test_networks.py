@@ -172,8 +172,9 @@ def test_ingest_knows_the_same_architectures(tmp_path, architecture):
     path, (other,) = data() / "weights" / REAL[architecture], set(REAL) - {architecture}
     db = Database(tmp_path / "db")
     db.ingest(path, architecture=architecture, name="net")
+    modules = load(path, architecture=architecture).module.named_modules()
     wanted = [
-        (name, conv.stride[0], conv.padding[0], conv.out_channels) for name, conv in load(path, architecture=architecture).module.named_modules()
+        (name, conv.stride[0], conv.padding[0], conv.out_channels) for name, conv in modules
         if isinstance(conv, nn.Conv2d) and conv.groups > 1
     ]  # fmt: skip
     assert db.sql("SELECT layer, stride, padding, out_channels FROM layers ORDER BY depth").fetchall() == wanted

@@ -15,8 +15,10 @@ from filterdb.cli.fields import bank_fit, describe, fit
 from filterdb.cli.frozen import bank_create, freeze
 from filterdb.cli.greedy import greedy
 from filterdb.cli.output import Format, console, print_json, write_rows
+from filterdb.cli.plot import plot
 from filterdb.cli.runs import evaluate
-from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Param, Size, existing, open_database
+from filterdb.cli.serve import serve
+from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Param, Size, existing, flags, open_database
 from filterdb.cli.train import train
 from filterdb.errors import InvalidArgument
 
@@ -39,6 +41,8 @@ app.command()(evaluate)
 app.command()(train)
 app.command()(freeze)
 app.command()(greedy)
+app.command()(serve)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(plot)
 bank_app.command("fit")(bank_fit)
 bank_app.command("create")(bank_create)
 
@@ -165,35 +169,19 @@ def query(
         if as_json or form is Format.json:
             return print_json([{k: v for k, v in asdict(q).items() if k != "sql"} for q in questions])
         for question in questions:
-            flags = " ".join(f"--{p.name} {p.default or p.name.upper()}" for p in question.parameters)
-            print(f"{question.name:<15} {question.title}" + (f"  [{flags}]" if flags else ""))
+            taken = " ".join(f"--{p.name} {p.default or p.name.upper()}" for p in question.parameters)
+            print(f"{question.name:<15} {question.title}" + (f"  [{taken}]" if taken else ""))
         return None
-    parameters = _flags(context.args) | _assignments(param)
+    parameters = dict(flags(context.args)) | _assignments(param)
     relation = existing(db, as_of).query(name, **parameters)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
 
 def _query_help(question: NamedQuery) -> str:
-    flags = [
+    taken = [
         f"  --{p.name}  {p.help}" + (f" [default: {p.default}]" if p.default else " [required]") for p in question.parameters
     ]
-    return "\n".join([f"filterdb query {question.name}", "", question.help, "", *flags]).rstrip()
-
-
-def _flags(arguments: list[str]) -> dict[str, str]:
-    """``--size 7x7 --model=a`` as a mapping."""
-    values, rest = {}, list(arguments)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--"):
-            raise typer.BadParameter(f'"{flag}" is not a flag. Write --NAME VALUE.')
-        flag, equals, value = flag.removeprefix("--").partition("=")
-        if not equals:
-            if not rest:
-                raise typer.BadParameter(f"--{flag} needs a value.")
-            value = rest.pop(0)
-        values[flag.replace("-", "_")] = value
-    return values
+    return "\n".join([f"filterdb query {question.name}", "", question.help, "", *taken]).rstrip()
 
 
 @app.command()

@@ -17,7 +17,7 @@ REAL_MODEL = "timm:convnextv2_atto.fcmae_ft_in1k"
 def run(out: Path) -> None:
     """Ingest the demo network, ask three questions, find nearest templates, draw them, and say what to try next."""
     from filterdb.database import Database
-    from filterdb.figures import nearest_picture
+    from filterdb.figures import draw_nearest
 
     database_folder, picture = out / "filters", out / "nearest.png"
     database = Database(database_folder)
@@ -35,9 +35,8 @@ def run(out: Path) -> None:
     write_rows(database.nearest_summary("greedy8").to_arrow_reader(), Format.table, None, 40)
 
     bank = database.bank("greedy8")
-    nearest_picture(
-        bank, database.exemplars(bank), picture, title="The eight filters, and the demo network's kernels closest to them"
-    )
+    title = "The eight filters, and the demo network's kernels closest to them"
+    draw_nearest(bank, database.exemplars(bank), title=title).save(picture)
     print(f"\nEach template beside its closest real kernels: {picture}")
 
     print("\nTry next:")
@@ -46,6 +45,7 @@ def run(out: Path) -> None:
     print(f"  filterdb cluster --size 7x7 --report {out / 'shapes'} --db {database_folder}    # its shapes")
     print(f"  filterdb ingest {REAL_MODEL} --db {database_folder}    # a real model, from the Hugging Face hub")
     _offer(database)
+    print(f"\nLook at it in a browser: filterdb serve --db {database_folder}")
 
 
 def _step(command: str) -> None:

@@ -88,9 +88,9 @@ def describe(
         raise typer.BadParameter("--report is of the whole database: leave WHAT out, or ask for a --picture of it.")
     found = database.describe(what, bank=bank, device=device)
     if picture:
-        from filterdb.figures import description_picture
+        from filterdb.figures import draw_description
 
-        description_picture(found, picture)
+        draw_description(found).save(picture)
     if as_json:
         return print_json(found.to_dict())
     if isinstance(found, FilterDescription):

@@ -67,10 +67,10 @@ def greedy(
             raise InvalidArgument("The curve has no elbow, so nothing says how many templates to keep. Say it with --count.")
         made = database.import_bank(found.bank(chosen, name))
     if picture is not None:
-        from filterdb.figures import greedy_picture
+        from filterdb.figures import draw_greedy
 
         on = f" on {found.images:,} images" if found.images else ""
-        greedy_picture(found, picture, chosen, title=f"{found.start.name}: greedy search by {objective}{on}")
+        draw_greedy(found, chosen, title=f"{found.start.name}: greedy search by {objective}{on}").save(picture)
     if as_json:
         return print_json(found.to_dict() | {"made": made.name if made else None})
     _print(found)

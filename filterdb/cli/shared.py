@@ -41,3 +41,19 @@ def existing(db: str | None, as_of: str | None = None) -> Database:
     if not database.exists():
         raise StoreError(f"There is no database at {database.place}. Name one with --db, or make it: filterdb ingest SOURCE")
     return database
+
+
+def flags(arguments: list[str]) -> list[tuple[str, str]]:
+    """``--size 7x7 --model=a`` as pairs of a name and a value."""
+    values, rest = [], list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise typer.BadParameter(f'"{flag}" is not a flag. Write --NAME VALUE.')
+        flag, equals, value = flag.removeprefix("--").partition("=")
+        if not equals:
+            if not rest:
+                raise typer.BadParameter(f"--{flag} needs a value.")
+            value = rest.pop(0)
+        values.append((flag.replace("-", "_"), value))
+    return values

@@ -114,6 +114,13 @@ class Classifier:
         """The same prototypes with other labels."""
         return replace(self, stretches=tuple(stretches), threshold=self.threshold if threshold is None else threshold)
 
+    def _repr_png_(self) -> bytes:
+        """In notebooks: the labelled spectrum."""
+        from filterdb.figures import draw_spectrum
+        from filterdb.figures.spectrum import heading
+
+        return draw_spectrum(self, title=heading(self)).to_bytes(dpi=150)
+
     # -- classification --------------------------------------------------------------------------------------------------
 
     @cached_property

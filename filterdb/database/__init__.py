@@ -17,6 +17,8 @@ from filterdb.database.field_verbs import FieldVerbs
 from filterdb.database.frozen_verbs import FrozenVerbs
 from filterdb.database.greedy_verbs import GreedyVerbs
 from filterdb.database.match_verbs import MatchVerbs
+from filterdb.database.part_verbs import PartVerbs
+from filterdb.database.plot_verbs import PlotVerbs
 from filterdb.database.run_verbs import RunVerbs
 from filterdb.database.training_verbs import TrainingVerbs
 from filterdb.errors import InvalidArgument, not_found
@@ -46,7 +48,10 @@ class Info:
     banks: list[str]
 
 
-class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, FrozenVerbs, GreedyVerbs, RunVerbs, TrainingVerbs, BankVerbs):
+class Database(
+    MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, FrozenVerbs, GreedyVerbs, RunVerbs, TrainingVerbs, PlotVerbs, BankVerbs,
+    PartVerbs,
+):  # fmt: skip
     """A folder of Delta tables with the depthwise kernels of models.
 
     The folder is made by the first ingest. Reading always sees the latest version, or with ``as_of`` one that stays.
@@ -55,6 +60,7 @@ class Database(MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, FrozenVerbs, 
         path: the folder, or the address of one on an object store (``s3://bucket/filters``); else ``$FILTERDB_PATH``, else
             ``./filters``.
         as_of: a version number, or a time (datetime, or ISO text in UTC): look at the database as it was, read only.
+        settings: of DuckDB, for the SQL sessions, such as ``{"memory_limit": "2GB"}``.
 
     Raises:
         StoreError: no such version, or a place that cannot be a database.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from filterdb import schema
+from filterdb import notebook, schema
 from filterdb.bank_store import BankStore
 from filterdb.basis_store import BasisStore
 from filterdb.class_store import ClassStore
@@ -29,7 +30,10 @@ Relation = duckdb.DuckDBPyRelation
 class Base:
     """A place, its collections, and views of them."""
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, as_of: int | str | datetime | None = None):
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, as_of: int | str | datetime | None = None,
+        settings: Mapping[str, str] | None = None,
+    ):  # fmt: skip
         chosen = os.fspath(path) if path is not None else os.environ.get("FILTERDB_PATH") or "filters"
         self.place = Place(chosen)
         self._models = Collection(self.place, {"models": schema.MODELS, "layers": schema.LAYERS, "filters": schema.FILTERS})
@@ -40,8 +44,10 @@ class Base:
         self._runs = RunStore(self.place)
         self._as_of = _moment(as_of)
         self._fixed = self._models.snapshot(self._as_of) if self._as_of is not None else None
+        self._settings = settings
         self._opened = threading.local()  # a DuckDB connection serves one thread at a time
         self._indexes: dict[tuple[int, int], KernelIndex] = {}
+        notebook.register()
 
     def __repr__(self) -> str:
         return f"Database({self.place.uri!r}{'' if self._as_of is None else f', as_of={self.version}'})"
@@ -69,13 +75,22 @@ class Base:
     def _snapshot(self) -> Snapshot:
         return self._fixed or self._models.snapshot()
 
-    def _view(self) -> View:
-        """The version to read: the latest at this moment, or the one asked for. Kept until a newer one is there."""
+    @property
+    def versions(self) -> tuple[Any, ...]:
+        """Changes whenever any table does; cheap enough to ask before every query."""
         newest = self._fixed.version if self._fixed else self._models.version()
-        key = (
+        return (
             newest, self._banks.collection.version(), self._classes.version, self._fields.version, self._bases.version,
             self._runs.version,
         )  # fmt: skip
+
+    def interrupter(self) -> Callable[[], None]:
+        """Something that, called from another thread, ends the query that this thread then runs."""
+        return self._view().session.interrupt
+
+    def _view(self) -> View:
+        """The version to read: the latest at this moment, or the one asked for. Kept until a newer one is there."""
+        key = self.versions
         opened = getattr(self._opened, "view", None)
         if opened is None or opened[0] != key:
             snapshot = self._snapshot()
@@ -87,7 +102,7 @@ class Base:
                 **self._bases.views(),
                 **self._runs.views(),
             }
-            session = Session(self.place, {**views, **derived}, self._banks.tables())
+            session = Session(self.place, {**views, **derived}, self._banks.tables(), self._settings)
             opened = self._opened.view = (key, View(self._models, snapshot, session))
         return opened[1]
 

@@ -122,25 +122,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Top-1 over the number of images, a line for each way, bars of one standard deviation."""
-    from matplotlib.figure import Figure
+    """Top-1 of each way, with every seed, as ``filterdb plot experiment`` draws it."""
+    from filterdb.figures import draw_training
 
-    cells = summary(rows)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="training images", ylabel="top-1, %")
-    for way in WAYS:
-        counts = sorted(count for name, count in cells if name == way)
-        if counts:
-            numbers = [cells[way, count] for count in counts]
-            axes.errorbar(
-                counts, [100 * n[0] for n in numbers], [100 * n[1] for n in numbers], label=way, marker="o", capsize=3, lw=1.5
-            )
-    counts = sorted({count for _, count in cells})
-    axes.set_xticks(counts, [f"{count:,}" for count in counts])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    draw_training(rows, title="Accuracy by how kernels were trained").save(path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ accuracy or agreement has to be seen on images: ``filterdb.frozen.trials``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ MEASURES = {"energy": ("energy_kept",), "accuracy": ("top1", "loss"), "agreement
 """By objective, what is measured; the first is what the curve shows."""
 FALLING = ("loss", "kl")
 """Measures of which less is better."""
-KEEP_SECONDS = 2.0
+KEEP_SECONDS = 20.0
 """A search is kept when so long has passed since it last was: that much work is lost when it is killed."""
 
 Progress = Callable[[str, int, int], None]
@@ -257,6 +257,24 @@ def naive(templates: int, left: int) -> int:
 # -- the answer ----------------------------------------------------------------------------------------------------------------
 
 
+def elbow(curve: Sequence[tuple[int, float]], measure: str) -> int | None:
+    """The number of templates at a curve's point farthest on the better side of the chord from its first point to its last, both
+    axes scaled to [0, 1] ("kneedle" of Satopää et al., 2011, without smoothing); None where there is no such point.
+
+    Args:
+        curve: templates left and what was measured, from the whole bank down.
+        measure: what that was; of some, less is better.
+    """
+    sign = -1 if measure in FALLING else 1
+    signed = [(left, sign * value) for left, value in curve]
+    (most, first), (least, last) = signed[0], signed[-1]
+    if len(signed) < 3 or not np.isfinite([value for _, value in signed]).all() or first <= last:
+        return None
+    heights = [(value - last) / (first - last) - (left - least) / (most - least) for left, value in signed]
+    found = int(np.argmax(heights))
+    return signed[found][0] if heights[found] > 0 else None
+
+
 @dataclass(frozen=True)
 class Step:
     """A point of the curve."""
@@ -314,17 +332,8 @@ class Greedy:
 
     @property
     def elbow(self) -> int | None:
-        """The number of templates at the curve's point farthest on the better side of the chord from its first point to its last,
-        both axes scaled to [0, 1] ("kneedle" of Satopää et al., 2011, without smoothing); None where there is no such point.
-        """
-        sign = -1 if self.measure in FALLING else 1
-        curve = [(step.templates, sign * step.values[self.measure]) for step in self.steps]
-        (most, first), (least, last) = curve[0], curve[-1]
-        if len(curve) < 3 or not np.isfinite([value for _, value in curve]).all() or first <= last:
-            return None
-        heights = [(value - last) / (first - last) - (left - least) / (most - least) for left, value in curve]
-        found = int(np.argmax(heights))
-        return curve[found][0] if heights[found] > 0 else None
+        """The number of templates at the curve's elbow; see ``elbow``."""
+        return elbow([(step.templates, step.values[self.measure]) for step in self.steps], self.measure)
 
     @property
     def evaluations(self) -> dict[str, int]:
@@ -334,6 +343,12 @@ class Greedy:
         all_ = naive(self.steps[0].templates, self.steps[-1].templates)
         stopped = sum(step.stopped for step in self.steps)
         return {"made": made, "naive": all_, "saved": all_ - made, "stopped": stopped}
+
+    def _repr_png_(self) -> bytes:
+        """In notebooks: the curve, and the templates that survived."""
+        from filterdb.figures import draw_greedy
+
+        return draw_greedy(self, title=f"{self.start.name}: greedy search by {self.objective}").to_bytes(dpi=150)
 
     def bank(self, count: int, name: str | None = None) -> Bank:
         """The ``count`` templates that were left last, in the order of the bank, as a bank of that name."""

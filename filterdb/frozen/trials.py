@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from filterdb.errors import InvalidArgument
-from filterdb.evaluation import check_classes, logits_of, running, run_error
+from filterdb.evaluation import check_classes, logits_of, run_error, running
 from filterdb.frozen.greedy import Cost, Ranking, State, measured
 from filterdb.frozen.pool import Pool
 from filterdb.frozen.replace import freeze, replacement

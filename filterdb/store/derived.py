@@ -40,6 +40,14 @@ class Derived:
         snapshot, key = self.collection.snapshot(), slug(_member(maker, model))
         return self.collection.read(self.table, key, snapshot.editions[key]) if key in snapshot.editions else None
 
+    def parts(self, makers: Makers, models: Snapshot) -> dict[tuple[str, str], tuple[str, str]]:
+        """(maker's slug, model's slug) to the slug and edition of their rows in the collection, for those that have rows."""
+        there = self.collection.snapshot().editions
+        keys = {
+            (maker[0], model[0]): slug(_member(maker, model)) for maker in makers.items() for model in models.editions.items()
+        } if there else {}  # fmt: skip
+        return {pair: (key, there[key]) for pair, key in keys.items() if key in there}
+
     def files(self, makers: Makers, models: Snapshot) -> list[str]:
         """The Parquet files of the rows that belong to these makers and models."""
         snapshot = self.collection.snapshot()

@@ -29,12 +29,14 @@ class Session:
         root: Place,
         views: Mapping[str, tuple[Sequence[str], pa.Schema]],
         tables: Mapping[str, tuple[Callable[[], pa.Table], pa.Schema]],
+        settings: Mapping[str, str] | None = None,
     ):
         """
         Args:
             root: where the database lies; no other file may be read.
             views: name to (Parquet files relative to the root, schema); no files gives an empty view.
             tables: name to (a small table, schema); all are made when a query first mentions one of them.
+            settings: of DuckDB, such as ``memory_limit``: what queries may use at most.
 
         Raises:
             StoreError: a file is damaged or gone.
@@ -74,9 +76,14 @@ class Session:
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
             "enable_external_access = false",
+            *(f"{name} = {_literal([value])[1:-1]}" for name, value in (settings or {}).items()),
             "lock_configuration = true",
         ):
             con.execute(f"SET {setting}")
+
+    def interrupt(self) -> None:
+        """End the query that runs now, from another thread: it fails with DuckDB's InterruptException. Else nothing happens."""
+        self._connection.interrupt()
 
     def _size_views(self) -> None:
         """``filters_7x7`` and so on: the filters of one size, with the kernel as a fixed-size array (a free cast)."""

@@ -16,7 +16,7 @@ import copy
 import csv
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,12 +128,12 @@ def plans(module: nn.Module, layers: str, seeds: int) -> Iterator[tuple[str, int
             yield f"own{count}", count, seed, Plan.of({"7x7": own["7x7"]} if layers == "7x7" else own)
 
 
-def run(bench: Bench, done: set[tuple[str, ...]], seeds: int) -> Iterator[dict[str, Any]]:
+def run(bench: Bench, done: set[tuple[str, ...]], seeds: int, choices: Iterable[str] = tuple(OWN)) -> Iterator[dict[str, Any]]:
     """Rows that are not done yet."""
     normed = bool(norms(bench.module))
     todo: list[tuple[str, str, int, int, str, Plan | None]]
     todo = [("", "", 0, 0, name, None) for name in ("replaced", *["recalibrated"] * normed)]
-    for layers in ("7x7", "all") if normed else ("7x7",):
+    for layers in choices if normed else ("7x7",):
         for bank, count, seed, plan in plans(bench.module, layers, seeds):
             names = [name for name in STEPS if name in WIDELY or (seed == 0 and bank in CLOSELY)]
             todo += [(layers, bank, count, seed, name, plan) for name in names]
@@ -195,6 +195,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="CSV file to write, or to go on with")
     parser.add_argument("--demo-images", type=Path, help="Parquet file of tiny-imagenet-100's validation images")
     parser.add_argument("--network", choices=[*NETWORKS, DEMO], action="append", help="only this network; repeatable")
+    parser.add_argument("--layers", choices=list(OWN), action="append", help="only these layers; repeatable")
     parser.add_argument("--seeds", type=int, default=3, help="of k-means, for 25 and 8 templates")
     given = parser.parse_args(arguments)
     if given.table:
@@ -215,7 +216,7 @@ def main(arguments: list[str]) -> int:
                 writer.writeheader()
             for name in given.network or [*NETWORKS, *[DEMO] * (given.demo_images is not None)]:
                 images = given.demo_images if name == DEMO else given.images
-                for found in run(Bench.open(name, given.weights, images), done, given.seeds):
+                for found in run(Bench.open(name, given.weights, images), done, given.seeds, given.layers or OWN):
                     writer.writerow(found)
                     file.flush()
                     print(*found.values(), flush=True)

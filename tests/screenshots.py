@@ -20,7 +20,8 @@ FROM descriptors JOIN filters USING (filter_id)
 WHERE band = 'differential' AND model = 'demo'
 ORDER BY direction LIMIT 54"""
 PAGES = {
-    "gallery": "/?size=7x7&sort=random&seed=1", "class": "/?classifier=small-nets-7x7&class=on_centre&sort=template_score",
+    "gallery": "/?size=7x7&band=lowpass&band=bandpass&band=differential&sort=random&seed=1",
+    "class": "/?classifier=small-nets-7x7&class=on_centre&sort=template_score",
     "filter": "/filter/demo:stages.1.blocks.1.conv_dw:9", "model": "/model/demo", "models": "/models", "banks": "/banks",
     "bank": "/bank/greedy8", "spectrum": "/spectrum/small-nets-7x7?code=0.3", "compare": "/compare?a=demo&b=demo_run@0",
     "sql": f"/sql?q={quote(SQL)}",

@@ -16,7 +16,7 @@ import copy
 import csv
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,14 +128,17 @@ def plans(module: nn.Module, layers: str, seeds: int) -> Iterator[tuple[str, int
             yield f"own{count}", count, seed, Plan.of({"7x7": own["7x7"]} if layers == "7x7" else own)
 
 
-def run(bench: Bench, done: set[tuple[str, ...]], seeds: int, choices: Iterable[str] = tuple(OWN)) -> Iterator[dict[str, Any]]:
+def run(
+    bench: Bench, done: set[tuple[str, ...]], seeds: int, choices: Iterable[str] = tuple(OWN),
+    only: Container[str] = tuple(STEPS),
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Rows that are not done yet."""
     normed = bool(norms(bench.module))
     todo: list[tuple[str, str, int, int, str, Plan | None]]
     todo = [("", "", 0, 0, name, None) for name in ("replaced", *["recalibrated"] * normed)]
     for layers in choices if normed else ("7x7",):
         for bank, count, seed, plan in plans(bench.module, layers, seeds):
-            names = [name for name in STEPS if name in WIDELY or (seed == 0 and bank in CLOSELY)]
+            names = [name for name in STEPS if name in only and (name in WIDELY or (seed == 0 and bank in CLOSELY))]
             todo += [(layers, bank, count, seed, name, plan) for name in names]
     for layers, bank, count, seed, steps, chosen in todo:
         word = steps if normed else steps.replace("recalibrated", "corrected")
@@ -196,6 +199,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--demo-images", type=Path, help="Parquet file of tiny-imagenet-100's validation images")
     parser.add_argument("--network", choices=[*NETWORKS, DEMO], action="append", help="only this network; repeatable")
     parser.add_argument("--layers", choices=list(OWN), action="append", help="only these layers; repeatable")
+    parser.add_argument("--steps", choices=list(STEPS), action="append", help="only these steps; repeatable")
     parser.add_argument("--seeds", type=int, default=3, help="of k-means, for 25 and 8 templates")
     given = parser.parse_args(arguments)
     if given.table:
@@ -216,7 +220,9 @@ def main(arguments: list[str]) -> int:
                 writer.writeheader()
             for name in given.network or [*NETWORKS, *[DEMO] * (given.demo_images is not None)]:
                 images = given.demo_images if name == DEMO else given.images
-                for found in run(Bench.open(name, given.weights, images), done, given.seeds, given.layers or OWN):
+                for found in run(
+                    Bench.open(name, given.weights, images), done, given.seeds, given.layers or OWN, given.steps or STEPS
+                ):
                     writer.writerow(found)
                     file.flush()
                     print(*found.values(), flush=True)

@@ -14,7 +14,7 @@ from filterdb.explorer.shelf_rows import FITTED
 
 PAGE = 96
 """Kernels on a page: whole rows of 2, 3, 4, 6, 8, 12 and 16."""
-LAST_SORTED_PAGE = 200
+LAST_SORTED_PAGE = 100
 """Of a sorted or random gallery. Further pages would sort all kernels; the other end is the first page of the other order."""
 FACETS = ("model", "family", "size", "dataset", "class", "band", "dead")
 """Those with values to choose from, each any number of times."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from filterdb import schema
 from filterdb.errors import InvalidArgument, NotFound, not_found
 from filterdb.explorer.choice import CLASS_COLUMNS, FACETS, PAGE, RANDOM, Choice
-from filterdb.explorer.shelf_rows import NOT_TOLD
+from filterdb.explorer.shelf_rows import DEAD, NOT_TOLD, ZERO
 
 Cursor = duckdb.DuckDBPyConnection
 Clause = tuple[list[str], list[Any]]
@@ -114,11 +114,16 @@ def _of_layers(choice: Choice, but: str = "") -> Clause:
 
 def _of_filters(choice: Choice, columns: dict[str, str], but: str = "") -> Clause:
     """The conditions of a choice on single filters; ``columns`` says how class and band are called."""
-    where, values = [], []
+    where: list[str] = []
+    values: list[Any] = []
     for facet in ("class", "band"):
         if facet != but and choice.values(facet):
-            where.append(f"{columns[facet]} IN (SELECT unnest(?::VARCHAR[]))")
-            values.append(list(choice.values(facet)))
+            # a column and plain values, where that is all: DuckDB then skips whole blocks
+            said = [_SAID[one].format(columns[facet]) for one in choice.values(facet) if columns is not _CELLS and one in _SAID]
+            plain = [one for one in choice.values(facet) if columns is _CELLS or one not in _SAID]
+            values += plain
+            said += [f"{columns[facet]} IN ({', '.join('?' * len(plain))})"] if plain else []
+            where.append(f"({' OR '.join(said)})")
     if but != "dead" and len(choice.dead) == 1:
         where.append("dead" if choice.dead == ("yes",) else "NOT dead")
     return where, values
@@ -130,12 +135,13 @@ def _where(*clauses: Clause) -> tuple[str, list[Any]]:
 
 
 _CELLS = {"class": "class", "band": "band"}
+_SAID = {ZERO: "{} IS NULL", DEAD: "({} IS NULL AND dead)", NOT_TOLD: "({} IS NULL AND NOT dead)"}
+"""What the cells say where the rows have null."""
 
 
 def _columns(number: int) -> dict[str, str]:
-    """How class and band are said of a row."""
-    told = f"coalesce(class_{number}, CASE WHEN dead THEN '(dead)' ELSE '(not told)' END)" if number else "NULL"
-    return {"class": told, "band": "coalesce(band, '(zero)')"}
+    """How class and band are called in the rows."""
+    return {"class": f"class_{number}", "band": "band"}
 
 
 # -- counts --------------------------------------------------------------------------------------------------------------
@@ -233,10 +239,12 @@ def _sort_column(name: str, number: int) -> str:
 
 def kernels(cur: Cursor, ns: Sequence[int], value: str | None = None) -> list[Shown]:
     """The kernels at these places, in this order."""
+    # between, too: then DuckDB looks only into the blocks that can have them
     rows = cur.execute(
         f"SELECT n, filter_id, model, layer, channel, size, kernel_h, kernel_w, kernel, {value or 'NULL'} "
-        "FROM rows JOIN layers ON number = layer_number WHERE n IN (SELECT unnest(?::BIGINT[]))", [list(ns)],
-    ).fetchall()  # fmt: skip
+        "FROM rows JOIN layers ON number = layer_number WHERE n IN (SELECT unnest(?::BIGINT[])) AND n BETWEEN ? AND ?",
+        [list(ns), min(ns, default=0), max(ns, default=0)],
+    ).fetchall()
     by_place = {
         row[0]: Shown(row[1], row[2], row[3], row[4], row[5], np.array(row[8], np.float32).reshape(row[6], row[7]), row[9])
         for row in rows
@@ -299,8 +307,20 @@ def facts(cur: Cursor, n: int) -> dict[str, Any]:
 
 def of_ids(cur: Cursor, filter_ids: Iterable[int]) -> dict[int, Shown]:
     """Filters by id, those that are on the shelf."""
-    places = {filter_id: found.n for filter_id in filter_ids if (found := find(cur, filter_id))}
-    return {one.filter_id: one for one in kernels(cur, list(places.values()))}
+    wanted = [one for one in dict.fromkeys(filter_ids) if 0 <= one < schema.ID_RANGE]
+    # the layer that begins last before an id is its own, if the id is not beyond its end
+    rows = cur.execute(
+        "SELECT start + (id - first_id) FROM (SELECT unnest(?::BIGINT[]) AS id) ASOF JOIN layers ON id >= first_id "
+        "WHERE id - first_id < out_channels", [wanted],
+    ).fetchall()  # fmt: skip
+    found = {one.filter_id: one for one in kernels(cur, [row[0] for row in rows])}
+    if len(found) < len(wanted):  # the ids of one layer of all may go on at 0
+        [(wraps,)] = cur.execute(
+            "SELECT count(*) FROM layers WHERE first_id::HUGEINT + out_channels > ?", [schema.ID_RANGE]
+        ).fetchall()
+        places = [one.n for filter_id in wanted if wraps and filter_id not in found and (one := find(cur, filter_id))]
+        found |= {one.filter_id: one for one in kernels(cur, places)}
+    return found
 
 
 def fits(cur: Cursor) -> bool:

@@ -26,6 +26,8 @@ from filterdb.explorer.sql_box import SqlBox
 HERE = Path(__file__).parent
 THREADS = 2
 """That work for pages: each opens the database once more, and on few cores more of them are no faster."""
+INDEXING = 5
+"""Niceness of the threads that build indexes: minutes of all cores, which pages must not wait for."""
 SOON = 0.3
 """Seconds that a page waits for its parts; what takes longer comes by itself."""
 KEPT = 500
@@ -40,7 +42,7 @@ class Desk:
         self.db = db
         self.shelf = Shelf(db)
         self.sql = SqlBox(db)
-        self._jobs = {"work": Jobs(THREADS), "similar": Jobs(THREADS)}
+        self._jobs = {"work": Jobs(THREADS), "similar": Jobs(THREADS, INDEXING)}
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._pages = jinja2.Environment(

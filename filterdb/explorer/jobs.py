@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -19,6 +21,11 @@ KEPT = 256
 """Answers; the one that was asked for longest ago goes first."""
 
 
+def _stand_back(niceness: int) -> None:
+    if niceness and sys.platform == "linux":  # elsewhere it would be the whole process
+        os.nice(niceness)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What became of a job by now: a value, an error in one line, or neither yet."""
@@ -31,8 +38,9 @@ class Answer:
 class Jobs:
     """Answers by key. A key names what is asked and the versions it is asked of, so answers never go stale."""
 
-    def __init__(self, threads: int):
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="explorer")
+    def __init__(self, threads: int, niceness: int = 0):
+        """``niceness``: how far the threads stand back behind those of the pages, on systems where a thread can."""
+        self._pool = ThreadPoolExecutor(threads, "explorer", _stand_back, (niceness,))
         self._found: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 

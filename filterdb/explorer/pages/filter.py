@@ -35,7 +35,7 @@ def page(desk: Desk, request: Request) -> Response:
     if not known["dead"]:
         desk.begin(*search, kind="similar")
     told = desk.work(("describe", shown.filter_id, bank), lambda: _described(desk, shown, bank))
-    similar = None if known["dead"] else desk.work(*search, kind="similar")
+    similar = None if known["dead"] else desk.work(*search, kind="similar", wait=0.05)
     columns = ("class", "code", "dissimilarity", "template_score")
     classes = [
         {"classifier": name} | {column: known[f"{column}_{number}"] for column in columns}

@@ -239,9 +239,9 @@ def test_on_another_address_a_token_is_asked_for(db, browser):
         local = re.sub(r"//[^:/]+:", "//127.0.0.1:", shown)
         browser.look(local.split("?")[0])
         assert "token is needed" in browser.text("body")
-        browser.errors()  # the 401 of that
         browser.look(local)
         browser.wait(".cards img")
+        assert all("401" in one for one in browser.errors())  # of the page before, and of the icon that the browser looks for
         assert "token" not in browser.driver.current_url
         browser.look(local.split("?")[0] + "models")
         assert "demo" in browser.text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -20,3 +22,7 @@ def serve(
     from filterdb.explorer import serve
 
     serve(existing(db), host, port)
+    # what its threads are at, such as an index of millions, nobody waits for any more, and a kill at any moment is safe
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

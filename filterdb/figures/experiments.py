@@ -63,6 +63,8 @@ def draw_replacement(rows: Sequence[Row], *, title: str = "", look: Look = PAGE)
         title: a line above the picture.
         look: see ``filterdb.figures.style.Look``.
     """
+    # one mark for the two: what is recalibrated where there is batch normalisation is corrected where there is none
+    rows = [{**row, "steps": row["steps"].replace("corrected", "recalibrated")} for row in rows]
     panels = list(dict.fromkeys((row["network"], row["layers"]) for row in rows if row["bank"]))
     if not panels:
         raise InvalidArgument("Nothing is replaced in these rows yet: each has an empty bank.")
@@ -76,7 +78,7 @@ def draw_replacement(rows: Sequence[Row], *, title: str = "", look: Look = PAGE)
     tall = [max(len(banks[one]) for one in panels[line * columns : (line + 1) * columns]) for line in range(lines)]
     across = 3 if look.wide else 2
     legend = -(-(len(steps) + 1) // across)
-    row = max(0.24, 0.058 * len(steps))
+    row = max(0.24, 0.045 * len(steps))
     figure = style.chart(look, sum(row * high + 0.45 for high in tall) + 0.25 + 0.13 * legend, title)
     grid = figure.subplots(lines, columns, squeeze=False, height_ratios=tall).ravel()
     for axes in grid[len(panels) :]:
@@ -90,10 +92,12 @@ def draw_replacement(rows: Sequence[Row], *, title: str = "", look: Look = PAGE)
         ]
         if whole:
             axes.axvline(whole[0], color=look.ink, linewidth=0.8, linestyle="--", zorder=1)
+        axes.set_xlim(left=0)
         layers = "all depthwise layers" if one[1] == "all" else f"the {one[1]} layers"
         axes.set_title(f"{one[0]}, {layers}", loc="left")
         axes.set_xlabel("top-1 accuracy, %")
-    marks = [(step, style.CYCLE[i % 8], style.MARKERS[i % 8]) for i, step in enumerate(steps)]
+    names = [f"{step} (or corrected)" if step == "recalibrated" else step for step in steps]
+    marks = [(name, style.CYCLE[i % 8], style.MARKERS[i % 8]) for i, name in enumerate(names)]
     _marks(figure, marks, across, look.ink)
     return figure
 
@@ -112,7 +116,6 @@ def _panel(axes: Any, rows: Sequence[Row], banks: Sequence[str], steps: Sequence
                 )  # fmt: skip
     templates = {row["bank"]: row["templates"] for row in rows}
     _names(axes, [bank if bank.endswith(str(templates[bank])) else f"{bank} ({templates[bank]})" for bank in banks], look)
-    axes.set_xlim(left=0)
 
 
 def _spread(number: int, count: int) -> float:

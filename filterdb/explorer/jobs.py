@@ -21,7 +21,8 @@ KEPT = 256
 """Answers; the one that was asked for longest ago goes first."""
 
 
-def _stand_back(niceness: int) -> None:
+def stand_back(niceness: int) -> None:
+    """Let a thread, and those that it begins, go behind others."""
     if niceness and sys.platform == "linux":  # elsewhere it would be the whole process
         os.nice(niceness)
 
@@ -40,7 +41,7 @@ class Jobs:
 
     def __init__(self, threads: int, niceness: int = 0):
         """``niceness``: how far the threads stand back behind those of the pages, on systems where a thread can."""
-        self._pool = ThreadPoolExecutor(threads, "explorer", _stand_back, (niceness,))
+        self._pool = ThreadPoolExecutor(threads, "explorer", stand_back, (niceness,))
         self._found: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from filterdb.database import Database
 from filterdb.errors import QueryError
+from filterdb.explorer.jobs import stand_back
 from filterdb.store import query_error
 
 SETTINGS = {
@@ -35,6 +36,8 @@ DOWNLOADED = 1_000_000
 BYTES = 256 * 2**20
 """Of an answer in memory at most."""
 AT_ONCE = 4
+NICENESS = 10
+"""Of the threads of the box, DuckDB's own among them: strangers' queries stand back behind pages."""
 GRACE = 2.0
 """Seconds that DuckDB gets to notice that it was interrupted."""
 
@@ -55,7 +58,7 @@ class SqlBox:
     def __init__(self, db: Database, seconds: float = SECONDS):
         self._db = Database(db.place.uri, settings=SETTINGS)
         self.seconds = seconds
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sql")
+        self._pool = ThreadPoolExecutor(AT_ONCE, "sql", stand_back, (NICENESS,))
         self._free = threading.BoundedSemaphore(AT_ONCE)
 
     def run(self, ask: Callable[[Database], Any], rows: int = ROWS) -> Result:

@@ -68,7 +68,8 @@ def main() -> None:
                     evaluate_every=one.epochs,
                 )  # fmt: skip
                 loss = next(row["value"] for row in reversed(found.metrics) if row["metric"] == "loss")
-                rows.append(dict(zip(COLUMNS, (way, count, seed, one.epochs, found.top1, loss, found.seconds), strict=True)))
+                seconds = found.seconds if found.resumed < one.epochs else 0.0  # a run that was done is only looked at again
+                rows.append(dict(zip(COLUMNS, (way, count, seed, one.epochs, found.top1, loss, seconds), strict=True)))
                 print(f"{way}, {count} images, seed {seed}: top-1 {found.top1:.4f}, {found.seconds:.0f} s", flush=True)
                 write(rows, given.csv)
     print(table(rows))
@@ -82,9 +83,8 @@ def write(rows: Iterable[dict[str, Any]], path: Path) -> None:
     key = ("way", "images", "seed")
     new = {tuple(str(row[name]) for name in key): {name: row[name] for name in COLUMNS} for row in rows}
     old = {tuple(row[name] for name in key): row for row in there}
-    for name, row in new.items():  # a run that was only looked at again took no time
-        if name in old and row["seconds"] < 2:
-            row["seconds"] = old[name]["seconds"]
+    for name, row in new.items():
+        row["seconds"] = row["seconds"] or old.get(name, row)["seconds"]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -116,9 +116,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| | " + " | ".join(f"{count:,} images" for count in counts) + " |", "|---" * (len(counts) + 1) + "|"]
     for way in WAYS:
         if any(name == way for name, _ in cells):
-            shown = [f"{100 * cells[way, n][0]:.1f} ± {100 * cells[way, n][1]:.1f}" if (way, n) in cells else "" for n in counts]
+            shown = [_cell(*cells[way, n]) if (way, n) in cells else "" for n in counts]
             lines.append(f"| {way} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def _cell(top1: float, spread: float, seeds: int) -> str:
+    return f"{100 * top1:.1f}" + (f" ± {100 * spread:.1f}" if seeds > 1 else " (one seed)")
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

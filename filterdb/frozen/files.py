@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ def _whole(out: Path) -> Iterator[Path]:
 
 
 @dataclass
-class _File:
+class _File(ABC):
     """A checkpoint that is read, changed and written."""
 
     path: Path
@@ -133,17 +134,17 @@ class _File:
     options: Options
     out: Path
 
+    @abstractmethod
     def sets(self) -> Iterator[Set]:
         """The sets of weights, the one that ingest takes first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dtype(self, leaf: Any) -> str:
         """The number format of a leaf: float32, float64, float16 or bfloat16."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, changed: Sequence[tuple[Any, Replacement]], partial: Path, words: Mapping[str, str]) -> None:
         """Everything as it was, but the changed kernels, and our words where the format has room for them."""
-        raise NotImplementedError
 
     def _sets_of(self, checkpoint: Any) -> Iterator[Set]:
         """What ``unwrap`` takes by itself, then the raw weights that it leaves beside an average."""

@@ -157,13 +157,7 @@ def _of_ids(db: Asked, groups: Mapping[str, Sequence[int]], across: int, seed: i
         ] if len(ids) > limit else list(ids)  # fmt: skip
         chosen_ids[name] = drawn_
     wanted = [one for ids in chosen_ids.values() for one in ids]
-    kernels = {
-        filter_id: np.array(kernel, np.float32).reshape(h, w)
-        for filter_id, kernel, h, w in db.sql(
-            "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids::BIGINT[]))",
-            ids=wanted,
-        ).fetchall()
-    }
+    kernels = _kernels(db, wanted)
     if missing := [one for one in wanted if one not in kernels]:
         raise NotFound(f"No filter {missing[0]} here: the query gives filter_ids that are not in the table filters.")
     if len(chosen_ids) > 1:
@@ -171,6 +165,15 @@ def _of_ids(db: Asked, groups: Mapping[str, Sequence[int]], across: int, seed: i
     [(name, ids)] = chosen_ids.items()
     lines = [[kernels[one] for one in ids[start : start + across]] for start in range(0, len(ids), across)]
     return {(name if i == 0 else " " * i): line for i, line in enumerate(lines)}
+
+
+def _kernels(db: Asked, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+    """The kernels (kernel_h, kernel_w) of filters, those that there are."""
+    rows = db.sql(
+        "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids::BIGINT[]))",
+        ids=list(ids),
+    ).fetchall()
+    return {filter_id: np.array(taps, np.float32).reshape(h, w) for filter_id, taps, h, w in rows}
 
 
 @picture("filters")
@@ -182,13 +185,7 @@ def similar(
     found = db.similar(filter, k, model=models).fetchall()
     kernel = db.kernel(filter)
     ids = [row[1] for row in found]
-    kernels = {
-        one: np.array(taps, np.float32).reshape(h, w)
-        for one, taps, h, w in db.sql(
-            "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids::BIGINT[]))",
-            ids=ids,
-        ).fetchall()
-    }
+    kernels = _kernels(db, ids)
     captions = ["this one\n\n", *(_caption(db, row) for row in found)]
     shown = [centred(kernel), *(centred(kernels[one]) for one in ids)]
     title = f"Most like {filter}"

@@ -13,12 +13,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from filterdb.version import __version__
+
 if TYPE_CHECKING:
     from filterdb.banks import Bank as Bank
     from filterdb.database import Database as Database
     from filterdb.errors import FilterdbError as FilterdbError
 
-__version__ = "0.1.0"
 
 _HOMES = {"Bank": "filterdb.banks", "Database": "filterdb.database", "FilterdbError": "filterdb.errors"}
 

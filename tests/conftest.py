@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from filterdb import Database
-from filterdb.pipeline import store
-from filterdb.schema import Layer, Model, ModelFacts
+from filterdb.database.ingest import store
+from filterdb.store.schema import Layer, Model, ModelFacts
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and torch's threads would be in the way

@@ -1,4 +1,4 @@
-"""The house stands: floors, light imports, whole contracts, and files one can read at one sitting."""
+"""The house stands: rooms import downwards only, imports are light, contracts whole, and files readable at one sitting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,55 +17,146 @@ from filterdb import Database, errors
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "filterdb"
 
-FLOORS = {
-    0: {"descriptors", "errors", "heat_map", "kernels", "schema", "scale_space", "share"},
-    1: {"bank_files", "banks", "recipes", "named_queries", "notebook", "novelty", "pca", "shapes"},
-    2: {"sources", "store", "index", "images", "networks"},
-    3: {
-        "pipeline", "nearest", "similar", "verify", "figures", "bank_store", "bank_fit", "bank_make", "training", "view",
-        "clusters", "clustering", "class_store", "cluster_report", "describing", "field_store", "fits", "fitting",
-        "field_report", "csv_files", "basis_store", "evaluation", "frozen", "run_store", "comparison", "layer_metrics",
-        "selection",
-    },
-    4: {"database"},
-    5: {"cli", "experiments", "explorer"},
-}  # fmt: skip
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+ROOMS = (
+    "version", "errors", "share", "kernels", "store", "images", "sources", "banks", "clusters", "fields", "search", "comparison",
+    "networks", "frozen", "training", "figures", "database", "experiments", "explorer", "cli",
+)  # fmt: skip
+"""From the ground up: a room imports only rooms that stand before it here. What each is for: docs/contributing.md."""
+LOOSE = 6
+"""Modules at the top of the package, at most: everything else is in a room."""
 HEAVY = {
     "torch", "timm", "torchvision", "faiss", "matplotlib", "scipy", "sklearn", "onnx", "huggingface_hub", "safetensors",
     "starlette", "uvicorn",
 }  # fmt: skip
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "_share" not in path.parts)
 
 
-def room_of(path: Path) -> str:
-    """The room of a source file: its module or sub-package directly below filterdb."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+# -- imports -----------------------------------------------------------------------------------------------------------------
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """The rooms of filterdb that a file imports, at any depth of its code."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "filterdb":
-                found |= {alias.name for alias in node.names}
-            elif node.module.startswith("filterdb."):
-                found.add(node.module.split(".")[1])
+def imported(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """The files below ``root/filterdb`` that a file imports, at any depth and under TYPE_CHECKING too, each with its name.
+
+    ``from filterdb.a import b`` is an import of the file b where there is one, and of the package a where b is a name in it.
+    """
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import; write it in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("filterdb.")}
-    return found & set(FLOOR_OF)
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] != "filterdb":
+                continue
+            parts = name.split(".")
+            while parts:
+                place = root.joinpath(*parts)
+                found = [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()]
+                if found:
+                    yield found[0], name
+                    break
+                parts.pop()
 
 
-SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "_share" not in path.parts and path.name != "__init__.py") + sorted(
-    path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE
-)
+def circles(graph: dict[Path, set[Path]]) -> list[list[Path]]:
+    """The sets of files that import each other, directly or through others (Tarjan's strongly connected components)."""
+    index: dict[Path, int] = {}
+    low: dict[Path, int] = {}
+    stack: list[Path] = []
+    found = []
+
+    def visit(file: Path) -> None:
+        index[file] = low[file] = len(index)
+        stack.append(file)
+        for other in graph.get(file, ()):
+            if other not in index:
+                visit(other)
+                low[file] = min(low[file], low[other])
+            elif other in stack:
+                low[file] = min(low[file], index[other])
+        if low[file] == index[file]:
+            circle = [stack.pop()]
+            while circle[-1] != file:
+                circle.append(stack.pop())
+            if len(circle) > 1 or file in graph.get(file, ()):
+                found.append(circle)
+
+    for file in graph:
+        if file not in index:
+            visit(file)
+    return found
+
+
+def room_of(path: Path, package: Path) -> str:
+    """The room of a source file: its module or sub-package directly below filterdb."""
+    return path.relative_to(package).parts[0].removesuffix(".py")
+
+
+def graph_of(root: Path) -> dict[Path, set[Path]]:
+    return {path: {file for file, _ in imported(path, root)} for path in sorted((root / "filterdb").rglob("*.py"))}
+
+
+def test_no_files_import_each_other():
+    assert [[str(file.relative_to(ROOT)) for file in circle] for circle in circles(graph_of(ROOT))] == []
+
+
+def test_the_search_for_circles_sees_those_in_functions_and_those_for_types_only(tmp_path):
+    files = {
+        "__init__": "", "a/__init__": "", "a/one": "def f():\n    from filterdb.b import two", "b/__init__": "",
+        "b/two": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from filterdb.c.three import x",
+        "c/__init__": "from filterdb.a.one import f", "c/three": "import filterdb.c", "d": "from filterdb import b",
+    }  # fmt: skip
+    for name, text in files.items():
+        path = tmp_path / "filterdb" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    [circle] = circles(graph_of(tmp_path))
+    assert {file.relative_to(tmp_path / "filterdb").as_posix() for file in circle} == {
+        "a/one.py", "b/two.py", "c/three.py", "c/__init__.py"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_its_own_floor_and_those_below(path):
-    assert room_of(path) in FLOOR_OF, f"{room_of(path)} is on no floor: say which in FLOORS"
-    above = {room for room in imports(ast.parse(path.read_text("utf-8"))) if FLOOR_OF[room] > FLOOR_OF[room_of(path)]}
-    assert not above
+def test_a_room_imports_only_rooms_below_it(path):
+    room = room_of(path, PACKAGE)
+    if room == "__init__":
+        return  # the public face names what is in the rooms; no room imports it, which the next lines check
+    assert room in ROOMS, f"{room} is no room: a new file belongs into one of {', '.join(ROOMS)}"
+    for file, name in imported(path, ROOT):
+        other = room_of(file, PACKAGE)
+        assert other == room or other in ROOMS[: ROOMS.index(room)], f"{room} stands below {other}, and imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_uses_of_another_what_that_names_in_its_init(path):
+    room = room_of(path, PACKAGE)
+    for file, name in imported(path, ROOT):
+        other = room_of(file, PACKAGE)
+        front = PACKAGE / other / "__init__.py"
+        if other != room and front.exists():
+            used = name.split(".")[2]
+            assert used in offered(front), f"filterdb.{other} does not offer {used}: name it in __all__, or use what it offers"
+
+
+def offered(front: Path) -> set[str]:
+    """The names in the ``__all__`` of a file: functions and classes, and the files that other rooms may import."""
+    for node in ast.parse(front.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def test_what_a_room_offers_is_there():
+    for front in PACKAGE.glob("*/__init__.py"):
+        for name in offered(front):
+            code = f"from filterdb.{front.parent.name} import {name}"
+            exec(code, {})
+
+
+def test_few_modules_lie_loose():
+    assert len([path for path in PACKAGE.glob("*.py")]) <= LOOSE
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -15,7 +15,7 @@ from conftest import put, random_kernels
 from filterdb import Database
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["writer", "filterdb.database", "filterdb.pipeline", "deltalake", "pyarrow.parquet"])
+CONTEXT.set_forkserver_preload(["writer", "filterdb.database", "filterdb.database.ingest", "deltalake", "pyarrow.parquet"])
 
 
 def start(path: Path, channels: int, rounds: int) -> BaseProcess:

@@ -23,7 +23,7 @@ from filterdb.cli.train import train
 from filterdb.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from filterdb.named_queries import NamedQuery
+    from filterdb.store.named_queries import NamedQuery
 
 app = typer.Typer(
     help="The depthwise kernels of trained vision models: ingest, ask in SQL, match, cluster, fit, describe, compare.",
@@ -61,7 +61,7 @@ def _assignments(pairs: list[str] | None) -> dict[str, str]:
 def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Print the version if asked."""
     if version:
-        from filterdb import __version__
+        from filterdb.version import __version__
 
         print(f"filterdb {__version__}")
         raise typer.Exit
@@ -97,8 +97,8 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Ingest the depthwise kernels of models. Ingesting a model again replaces it."""
-    from filterdb import pipeline
     from filterdb.cli.progress import IngestProgress
+    from filterdb.database.ingest import failures
 
     if weights not in ("auto", "ema", "raw"):
         raise InvalidArgument(f'--weights "{weights}" is not auto, ema or raw.')
@@ -110,7 +110,7 @@ def ingest(
             pretrain_dataset=pretrain_dataset, task=task, step=step, licence=licence, top1=top1, architecture=architecture,
             architecture_args=_values(architecture_arg), weights=weights, pointwise=pointwise,
         )  # fmt: skip
-    failed = pipeline.failures(outcomes)
+    failed = failures(outcomes)
     if as_json:
         print_json([asdict(outcome) for outcome in outcomes])
     else:
@@ -159,7 +159,7 @@ def query(
     as_of: AsOf = None,
 ) -> None:  # fmt: skip
     """Ask a named question; its parameters are flags, such as --size 7x7. Without a name, list the questions."""
-    from filterdb import named_queries
+    from filterdb.store import named_queries
 
     if name == "--help" or "--help" in context.args:
         print(_query_help(named_queries.load(name)) if name and name != "--help" else context.get_help())
@@ -202,7 +202,7 @@ def nearest(
     if summary:
         reader = database.nearest_summary(bank, model=model, layer=layer, size=size, signed=signed).to_arrow_reader()
     else:
-        from filterdb.nearest import SCHEMA
+        from filterdb.search.nearest import SCHEMA
 
         batches = database.nearest_batches(bank, model=model, layer=layer, size=size, signed=signed)
         reader = pa.RecordBatchReader.from_batches(SCHEMA, batches)

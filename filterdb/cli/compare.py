@@ -11,7 +11,7 @@ from filterdb.cli.progress import Bar
 from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Size, existing
 
 if TYPE_CHECKING:
-    from filterdb.comparison import Comparison, Side
+    from filterdb.comparison.compare import Comparison, Side
 
 COMPONENTS_SHOWN = 8
 

@@ -15,7 +15,7 @@ from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Size, 
 
 if TYPE_CHECKING:
     from filterdb.database import Database
-    from filterdb.describing import FilterDescription, GroupDescription
+    from filterdb.fields.describing import FilterDescription, GroupDescription
 
 Device = Annotated[str | None, typer.Option(help="torch's, such as cpu or cuda. Default: the GPU if there is one.")]
 
@@ -79,7 +79,7 @@ def describe(
     device: Device = None, db: Db = None, as_json: Json = False, as_of: AsOf = None,
 ) -> None:  # fmt: skip
     """Describe a filter, a layer or a model: the words, the numbers, the nearest templates, the fit."""
-    from filterdb.describing import FilterDescription
+    from filterdb.fields.describing import FilterDescription
 
     database = existing(db, as_of)
     if what is None:

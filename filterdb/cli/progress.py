@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from filterdb.pipeline import Outcome
+    from filterdb.database.ingest import Outcome
 
 MARKS = {"ingested": "[green]+[/]", "replaced": "[green]~[/]", "skipped": "[yellow]=[/]", "failed": "[red]x[/]"}
 
 
 class IngestProgress:
-    """A ``filterdb.pipeline.Reporter`` that draws on standard error; ``quiet`` draws nothing."""
+    """A ``filterdb.database.ingest.Reporter`` that draws on standard error; ``quiet`` draws nothing."""
 
     def __init__(self, *, quiet: bool = False):
         self._console = Console(stderr=True, highlight=False, quiet=quiet)

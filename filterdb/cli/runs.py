@@ -12,7 +12,7 @@ from filterdb.cli.progress import Bar
 from filterdb.cli.shared import Db, Json, open_database
 
 if TYPE_CHECKING:
-    from filterdb.evaluation import Evaluation
+    from filterdb.networks.evaluation import Evaluation
 
 Data = Annotated[
     str, typer.Option(help="A folder of images by class, Parquet files with image and label, or torchvision:NAME@FOLDER.")

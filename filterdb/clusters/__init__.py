@@ -7,9 +7,11 @@ search        the nearest of 10,000 points of the curve, exactly and fast
 classifier    all of this as a thing with a name
 make          from the kernels of a database to a classifier
 compare       how far two classifiers agree
+clustering    from a database to a classifier, and from a classifier to the classes of models
+store         the tables ``classifiers``, ``spectrum`` and ``classes``
 controls      what the same pipeline says of noise, of shuffled and of untrained kernels
 """
 
 from filterdb.clusters.classifier import Classifier, read, write
 
-__all__ = ["Classifier", "read", "write"]
+__all__ = ["Classifier", "autoencoder", "classifier", "clustering", "labels", "lines", "make", "read", "store", "write"]

@@ -18,15 +18,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import shapes
 from filterdb.clusters import labels
 from filterdb.clusters.autoencoder import Weights, decode
 from filterdb.clusters.labels import Stretch
 from filterdb.clusters.search import CodeSearch
 from filterdb.errors import InvalidArgument
-from filterdb.kernels import centred_unit
-from filterdb.schema import size_name
-from filterdb.shapes import OTHER
+from filterdb.kernels import centred_unit, shapes
+from filterdb.kernels.shapes import OTHER
+from filterdb.kernels.sizes import size_name
 from filterdb.share import folder
 
 Method = Literal["autoencoder", "kmeans"]
@@ -100,7 +99,7 @@ class Classifier:
 
     @property
     def classes(self) -> list[str]:
-        """The classes it can tell, in the order of ``filterdb.shapes`` and then of the codes, "other" last."""
+        """The classes it can tell, in the order of ``filterdb.kernels.shapes`` and then of the codes, "other" last."""
         found = dict.fromkeys(stretch.name for stretch in self.stretches if stretch.name != OTHER)
         known = [name for name in shapes.SHAPES if name in found]
         return [*known, *(name for name in found if name not in shapes.SHAPES), OTHER]
@@ -114,12 +113,19 @@ class Classifier:
         """The same prototypes with other labels."""
         return replace(self, stretches=tuple(stretches), threshold=self.threshold if threshold is None else threshold)
 
-    def _repr_png_(self) -> bytes:
-        """In notebooks: the labelled spectrum."""
-        from filterdb.figures import draw_spectrum
-        from filterdb.figures.spectrum import heading
+    def labelled(self, by: labels.Labels) -> Classifier:
+        """This classifier with the labels of a file; where a stretch is as it was, so are its similarity and confidence.
 
-        return draw_spectrum(self, title=heading(self)).to_bytes(dpi=150)
+        Raises:
+            InvalidArgument: they are for another kernel size, or leave a gap or an overlap.
+        """
+        if by.size not in (None, self.size):
+            raise InvalidArgument(
+                f'{by.what} labels {by.size} kernels, and the classifier "{self.name}" classifies {self.size} kernels.'
+            )
+        checked = labels.check(by.stretches, 0.0, self.last, by.what)
+        known = {(one.name, one.start, one.stop): one for one in self.stretches}
+        return self.relabelled([known.get((one.name, one.start, one.stop), one) for one in checked], by.threshold)
 
     # -- classification --------------------------------------------------------------------------------------------------
 

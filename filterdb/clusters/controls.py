@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import shapes
 from filterdb.clusters import make
 from filterdb.clusters.classifier import Classifier
 from filterdb.errors import InvalidArgument
-from filterdb.kernels import centred_unit
-from filterdb.schema import Pair
+from filterdb.kernels import centred_unit, shapes
+from filterdb.kernels.sizes import Pair
 
 UNTRAINED: dict[Pair, str] = {
     (7, 7): "convnext_atto", (5, 5): "efficientnet_b0", (3, 3): "mobilenetv2_100", (9, 9): "convmixer_1536_20"
@@ -40,7 +39,7 @@ class Control:
     clustered_by_trained: float
     """Share that is clustered by the classifier trained on real kernels."""
     ideal: float
-    """Share that is as near to an ideal kernel of ``filterdb.shapes``: no training at all."""
+    """Share that is as near to an ideal kernel of ``filterdb.kernels.shapes``: no training at all."""
     classes: int
     """Shapes that the classifier trained on these kernels has in its spectrum."""
 

@@ -1,6 +1,6 @@
 """The labelled spectrum: which stretch of the codes stands for which shape, found automatically, corrected by a person.
 
-The paper labels its spectrum by eye. Here each decoded kernel is matched with the families of ``filterdb.shapes``, and the
+The paper labels its spectrum by eye. Here each decoded kernel is matched with the families of ``kernels.shapes``, and the
 stretches are the labelling of the whole spectrum that fits best in sum, where every change of label costs ``SWITCH``. So
 stretches are contiguous, and a code or two between two shapes do not become a class of their own. A name follows from the shape
 alone: which end of the spectrum it lies at, which is chance, does not matter.
@@ -12,17 +12,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import InvalidArgument
-from filterdb.schema import size_name
-from filterdb.shapes import OTHER, SHAPES, fit
-
-if TYPE_CHECKING:
-    from filterdb.clusters.classifier import Classifier
+from filterdb.kernels.shapes import OTHER, SHAPES, fit
+from filterdb.kernels.sizes import size_name
 
 FLOOR = 0.75
 """The correlation with an ideal kernel below which a decoded kernel is labelled "other"."""
@@ -173,28 +170,13 @@ def _quoted(text: str) -> str:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a file of labels says."""
+    """What a file of labels says; ``Classifier.labelled`` puts it on a classifier."""
 
     what: str
     """The file's name."""
     size: str | None
     threshold: float | None
     stretches: list[Stretch]
-
-    def on(self, classifier: Classifier) -> Classifier:
-        """The classifier with these labels; where a stretch is as it was, so are its similarity and confidence.
-
-        Raises:
-            InvalidArgument: they are for another kernel size, or leave a gap or an overlap.
-        """
-        if self.size not in (None, classifier.size):
-            raise InvalidArgument(
-                f'{self.what} labels {self.size} kernels, and the classifier "{classifier.name}" tells {classifier.size} ones.'
-            )
-        checked = check(self.stretches, 0.0, classifier.last, self.what)
-        known = {(one.name, one.start, one.stop): one for one in classifier.stretches}
-        kept = [known.get((one.name, one.start, one.stop), one) for one in checked]
-        return classifier.relabelled(kept, self.threshold)
 
 
 def read(path: Path) -> Labels:

@@ -14,7 +14,7 @@ from filterdb.clusters.autoencoder import Settings
 from filterdb.clusters.classifier import CODES, Classifier, Method, Scaling
 from filterdb.errors import InvalidArgument
 from filterdb.kernels import centred_unit
-from filterdb.schema import parse_size, size_name
+from filterdb.kernels.sizes import parse_size, size_name
 
 MOST_KERNELS = 1_000_000
 """Kernels that a training sees at most, drawn at random where there are more; the paper trained on somewhat more than that."""

@@ -24,10 +24,10 @@ from filterdb.database.training_verbs import TrainingVerbs
 from filterdb.errors import InvalidArgument, not_found
 
 if TYPE_CHECKING:
-    from filterdb.pipeline import Outcome, Reporter
-    from filterdb.verify import Report
+    from filterdb.database.ingest import Outcome, Reporter
+    from filterdb.database.verify import Report
 
-__all__ = ["Database", "Info", "Relation"]
+__all__ = ["Database", "Info", "Relation", "ingest", "part_verbs"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Database(
             jobs: models worked on at a time.
             skip_existing: leave models alone that are here already.
             check: raise if a model failed, after all others are stored; False leaves it to the outcomes.
-            reporter: who is told how it goes; see ``filterdb.pipeline.Reporter``.
+            reporter: who is told how it goes; see ``filterdb.database.ingest.Reporter``.
             options: name, dataset, pretrain_dataset, task, step, licence, top1, architecture, architecture_args, weights ("auto",
                 "ema", "raw") and pointwise; see ``filterdb.sources.Options``.
 
@@ -120,7 +120,7 @@ class Database(
         Raises:
             SourceError: models failed; ``outcomes`` of the error has every one of this call.
         """
-        from filterdb import pipeline
+        from filterdb.database.ingest import ingest, raise_failures
         from filterdb.sources import Options
 
         self._writable()
@@ -129,11 +129,11 @@ class Database(
             raise not_found("option of ingest", min(unknown), Options.__dataclass_fields__)
         if not sources:
             raise InvalidArgument("Nothing to ingest: give a source, such as timm:convnextv2_atto or a checkpoint file.")
-        outcomes = pipeline.ingest(
+        outcomes = ingest(
             self._models, self._fields, sources, Options(**options), jobs=jobs, skip_existing=skip_existing, reporter=reporter
         )
         if check:
-            pipeline.raise_failures(outcomes)
+            raise_failures(outcomes)
         return outcomes
 
     def remove(self, model: str) -> None:
@@ -144,7 +144,7 @@ class Database(
 
     def verify(self, *, repair: bool = False, progress: Any = None) -> Report:
         """Check counts, hashes, ids and orphans; ``repair`` removes what is broken and tidies up after killed writers."""
-        from filterdb.verify import verify
+        from filterdb.database.verify import verify
 
         report = verify(
             self._models, self._banks.collection, self._classes, self._fields, self._bases.collection, self._runs.collection,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -11,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from filterdb import notebook, schema
-from filterdb.bank_store import BankStore
-from filterdb.basis_store import BasisStore
-from filterdb.class_store import ClassStore
+from filterdb.banks.store import BankStore
+from filterdb.clusters.store import ClassStore
+from filterdb.comparison.store import BasisStore
 from filterdb.errors import InvalidArgument, StoreError
-from filterdb.field_store import FieldStore
-from filterdb.run_store import RunStore
-from filterdb.store import Collection, Place, Session, Snapshot
-from filterdb.view import View
+from filterdb.fields.store import FieldStore
+from filterdb.networks.runs import RunStore
+from filterdb.store import Collection, Place, Session, Snapshot, schema
+from filterdb.store.view import View
 
 if TYPE_CHECKING:
-    from filterdb.index import KernelIndex
+    from filterdb.search.index import KernelIndex
 
 Relation = duckdb.DuckDBPyRelation
 
@@ -47,7 +47,10 @@ class Base:
         self._settings = settings
         self._opened = threading.local()  # a DuckDB connection serves one thread at a time
         self._indexes: dict[tuple[int, int], KernelIndex] = {}
-        notebook.register()
+        if "IPython" in sys.modules:
+            from filterdb.figures import notebook
+
+            notebook.register()
 
     def __repr__(self) -> str:
         return f"Database({self.place.uri!r}{'' if self._as_of is None else f', as_of={self.version}'})"
@@ -108,7 +111,7 @@ class Base:
 
     def _index(self, view: View, kernel_h: int, kernel_w: int) -> KernelIndex:
         """The index of a size, brought to the view's version."""
-        from filterdb.index import KernelIndex
+        from filterdb.search.index import KernelIndex
 
         view.batches(kernel_h, kernel_w)  # says so if there is no kernel of the size
         found = self._indexes.setdefault((kernel_h, kernel_w), KernelIndex(self.place.scratch / "index", kernel_h, kernel_w))

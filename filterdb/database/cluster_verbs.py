@@ -39,7 +39,7 @@ class ClusterVerbs(SqlVerbs):
         Raises:
             InvalidArgument: too few kernels, or a setting that cannot be.
         """
-        from filterdb import clustering
+        from filterdb.clusters import clustering
 
         self._writable()
         view = self._view()
@@ -60,7 +60,7 @@ class ClusterVerbs(SqlVerbs):
             The rows of ``classes`` of these models, with model, layer and channel. Models that were told before are not told
             again, unless they or the classifier changed.
         """
-        from filterdb import clustering
+        from filterdb.clusters import clustering
 
         self._writable()
         chosen = clustering.classify(self._view(), self._classes, self.classifier(classifier), model, progress)
@@ -90,11 +90,10 @@ class ClusterVerbs(SqlVerbs):
 
     def label_classifier(self, name: str, file: str | os.PathLike[str], *, progress: Progress | None = None) -> Classifier:
         """Give a classifier the labels and the threshold of a file (TOML, see ``filterdb.clusters.labels``), and tell again."""
-        from filterdb import clustering
-        from filterdb.clusters import labels
+        from filterdb.clusters import clustering, labels
 
         self._writable()
-        made = labels.read(Path(file)).on(self.classifier(name))
+        made = self.classifier(name).labelled(labels.read(Path(file)))
         clustering.relabel(self._view(), self._classes, made, progress)
         return made
 
@@ -116,14 +115,14 @@ class ClusterVerbs(SqlVerbs):
             second_clustered (shares); with ``seeds`` a row for each classifier: means over all pairs of trainings, and the
             smallest and largest share clustered.
         """
-        from filterdb import clustering
+        from filterdb.clusters import clustering
 
         view = self._view()
         return view.session.relation(clustering.agreement(view, self._classes, first, second, seeds, progress))
 
     def cluster_report(self, name: str, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write the tables and pictures of a classifier into a folder; see ``filterdb.cluster_report``. Returns the files."""
-        from filterdb.cluster_report import report
+        """Write the tables and pictures of a classifier into a folder; see ``figures.cluster_report``. Returns the files."""
+        from filterdb.figures.cluster_report import report
 
         return report(self._view(), self.query, self.classifier(name), Path(folder))
 
@@ -134,7 +133,7 @@ class ClusterVerbs(SqlVerbs):
             One row for each kind of kernels: kernels, count, clustered (by a classifier trained on them), clustered_by_trained
             (by this one), ideal (as near to an ideal kernel, without any training): shares; classes (in the spectrum).
         """
-        from filterdb import clustering
+        from filterdb.clusters import clustering
 
         view = self._view()
         found = clustering.control(view, self.classifier(name), untrained, progress)

@@ -10,7 +10,7 @@ from filterdb.database.sql_verbs import SqlVerbs
 
 if TYPE_CHECKING:
     from filterdb.clusters.make import Progress
-    from filterdb.comparison import Comparison
+    from filterdb.comparison.compare import Comparison
 
 
 class CompareVerbs(SqlVerbs):
@@ -39,7 +39,7 @@ class CompareVerbs(SqlVerbs):
         Raises:
             NotFound: no model, layer or size of that name.
         """
-        from filterdb.layer_metrics import layer_metrics
+        from filterdb.comparison.layer_metrics import layer_metrics
 
         view = self._view()
         return view.session.relation(
@@ -73,7 +73,7 @@ class CompareVerbs(SqlVerbs):
             InvalidArgument: sizes that do not fit, or kernels that are all constant.
             SourceError: a file that cannot be read.
         """
-        from filterdb.comparison import compare
+        from filterdb.comparison.compare import compare
 
         return compare(
             self._view(), self._bases, self._classes, a, b, size=size, classifier=classifier, basis=basis,

@@ -16,7 +16,7 @@ from filterdb.database.base import Relation
 from filterdb.database.sql_verbs import SqlVerbs
 
 if TYPE_CHECKING:
-    from filterdb.describing import FilterDescription, GroupDescription
+    from filterdb.fields.describing import FilterDescription, GroupDescription
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,7 +39,7 @@ class FieldVerbs(SqlVerbs, BankVerbs):
             layer or a model: shares of the words, derivative orders, means, nearest templates and families. ``to_dict()`` gives
             plain values. What has no meaning is None, and ``reason`` says why.
         """
-        from filterdb.describing import describe
+        from filterdb.fields.describing import describe
 
         return describe(self._view(), what, self.bank(bank) if isinstance(bank, str) else bank, device)
 
@@ -53,8 +53,8 @@ class FieldVerbs(SqlVerbs, BankVerbs):
         Args:
             size: kernel size; needed where the database has several.
             model: only these models: a name, a glob, or several.
-            family: only these families (``filterdb.fits.FAMILIES``); those fitted before stay. Default: all that have a meaning
-                for the size.
+            family: only these families (``filterdb.fields.fits.FAMILIES``); those fitted before stay. Default: all that have a
+                meaning for the size.
             again: also fit kernels that were fitted before.
             device: torch's; by default the GPU where there is one.
             progress: called with what is being done, how many kernels are done, and how many there are. An interrupted call
@@ -63,7 +63,7 @@ class FieldVerbs(SqlVerbs, BankVerbs):
         Returns:
             The rows of ``fits`` of these models and this size, with model, layer and channel: one for each kernel and family.
         """
-        from filterdb import fitting
+        from filterdb.fields import fitting
 
         self._writable()
         view = self._view()
@@ -88,7 +88,7 @@ class FieldVerbs(SqlVerbs, BankVerbs):
         Returns:
             template, form, method, sigma_x, sigma_y, alpha, error, at_bound.
         """
-        from filterdb.fits import published
+        from filterdb.fields.fits import published
 
         made = self.bank(bank) if isinstance(bank, str) else bank
         published.check([*made.templates], forms, methods)
@@ -101,14 +101,14 @@ class FieldVerbs(SqlVerbs, BankVerbs):
         return self._view().session.relation(pa.Table.from_pylist(rows, published.ROWS))
 
     def field_report(self, folder: str | os.PathLike[str], *, models: str = "*") -> list[Path]:
-        """Write the shares of the words, and pictures, into a folder; see ``filterdb.field_report``. Returns the files."""
-        from filterdb.field_report import report
+        """Write the shares of the words, and pictures, into a folder; see ``figures.field_report``. Returns the files."""
+        from filterdb.figures.field_report import report
 
         return report(self._view(), self.query, Path(folder), models)
 
     def describe_missing(self, progress: Progress | None = None) -> list[str]:
         """Make the descriptors of models that have none, for they were ingested by an older filterdb. Returns the models."""
-        from filterdb.field_store import describe_models
+        from filterdb.fields.store import describe_models
 
         self._writable()
         return describe_models(self._view(), self._fields, progress)

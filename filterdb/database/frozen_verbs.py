@@ -50,7 +50,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             model: of kmeans: only these models, a name, a glob, or several.
             size: of kmeans: the kernels'; of sql: where the rows do not say it and are not square; of bank: the new one.
             seed: of kmeans.
-            idealise: put the scale-space model that fits best (``filterdb.fits``) in the place of each template.
+            idealise: put the scale-space model that fits best (``filterdb.fields.fits``) in the place of each template.
             family: of idealise: only these families.
             device: of idealise: torch's.
             progress: told how far it is.
@@ -59,7 +59,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             InvalidArgument: none or several ways, or options of another way.
             NotFound, BankError: no such thing, or nothing that can be a bank.
         """
-        from filterdb import bank_make
+        from filterdb.frozen import make_bank
 
         self._writable()
         ways = {"classifier": classifier, "kmeans": kmeans, "sql": sql, "bank": bank}
@@ -78,17 +78,17 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         view = self._view()
         version = view.snapshot.version
         if classifier is not None:
-            made = bank_make.uniform_codes(name, self._classes.load(classifier), count, version)
+            made = make_bank.uniform_codes(name, self._classes.load(classifier), count, version)
         elif kmeans is not None:
-            made = bank_make.kmeans(
+            made = make_bank.kmeans(
                 view, name, kmeans, models=model, size=size, seed=seed, centres=centres, progress=progress
             )  # fmt: skip
         elif sql is not None:
-            made = bank_make.selection(name, self.sql(sql).to_arrow_table(), sql, version, size)
+            made = make_bank.selection(name, self.sql(sql).to_arrow_table(), sql, version, size)
         else:
-            made = bank_make.resized(name, self._bank_of(bank), size, version)
+            made = make_bank.resized(name, self._bank_of(bank), size, version)
         if idealise:
-            made = bank_make.idealised(made, [family] if isinstance(family, str) else family, device)
+            made = make_bank.idealised(made, [family] if isinstance(family, str) else family, device)
         self._banks.put(made)
         return made
 

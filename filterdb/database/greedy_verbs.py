@@ -13,7 +13,7 @@ from filterdb.database.bank_verbs import BankVerbs
 from filterdb.database.run_verbs import chosen_images, network_of
 from filterdb.database.sql_verbs import SqlVerbs
 from filterdb.errors import InvalidArgument, not_found
-from filterdb.run_store import RunStore, now
+from filterdb.networks.runs import RunStore, now
 
 if TYPE_CHECKING:
     from torch import nn

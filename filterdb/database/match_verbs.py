@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from filterdb import schema
 from filterdb.banks import Bank
 from filterdb.database.bank_verbs import BankVerbs
 from filterdb.database.base import Relation
+from filterdb.kernels.sizes import parse_size, size_name
 
 
 class MatchVerbs(BankVerbs):
@@ -37,7 +37,7 @@ class MatchVerbs(BankVerbs):
             One row for each filter: filter_id, model, layer, channel, template, similarity (Pearson, signed), gain, offset,
             residual = |f - (gain g + offset)|, runner_up, margin, dead. Dead (constant) kernels have no template.
         """
-        from filterdb.nearest import SCHEMA
+        from filterdb.search.nearest import SCHEMA
 
         table = pa.Table.from_batches(self.nearest_batches(bank, model=model, layer=layer, size=size, signed=signed), SCHEMA)
         return self._view().session.relation(table)
@@ -47,10 +47,10 @@ class MatchVerbs(BankVerbs):
         size: str | int | None = None, signed: bool = False,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         """The rows of ``nearest`` as a stream, in memory that does not grow with the database."""
-        from filterdb.nearest import IDENTITY, nearest
+        from filterdb.search.nearest import IDENTITY, nearest
 
         chosen = self.bank(bank) if isinstance(bank, str) else bank
-        if size is not None and schema.size_name(*schema.parse_size(size)) != chosen.size:
+        if size is not None and size_name(*parse_size(size)) != chosen.size:
             chosen = chosen.at(size)
         batches = self._view().batches(chosen.kernel_h, chosen.kernel_w, IDENTITY, model=model, layer=layer)
         return nearest(batches, chosen, signed=signed)
@@ -62,7 +62,7 @@ class MatchVerbs(BankVerbs):
             One row for each template: template, filters, percent, mean_similarity (of |similarity|), percent_above_90 (of its
             filters, those with |similarity| >= 0.9), percent_inverted (gain < 0). Dead kernels are the row "(dead)".
         """
-        from filterdb.nearest import SCHEMA, SUMMARY
+        from filterdb.search.nearest import SCHEMA, SUMMARY
 
         with closing(duckdb.connect()) as con:
             con.register("nearest", pa.RecordBatchReader.from_batches(SCHEMA, self.nearest_batches(bank, **choice)))
@@ -75,7 +75,7 @@ class MatchVerbs(BankVerbs):
         At most ``count`` each. Kernels with a negative gain come with their sign turned, as the template they stand for.
         The other arguments are those of ``nearest``.
         """
-        from filterdb.nearest import exemplars
+        from filterdb.search.nearest import exemplars
 
         chosen = self.bank(bank) if isinstance(bank, str) else bank
         return exemplars(self.nearest_batches(chosen, **choice), chosen, count, self._view())
@@ -97,7 +97,7 @@ class MatchVerbs(BankVerbs):
         Returns:
             rank, filter_id, model, layer, channel, similarity; best first.
         """
-        from filterdb.similar import similar
+        from filterdb.search.similar import similar
 
         view = self._view()
         fixed = self._as_of is not None

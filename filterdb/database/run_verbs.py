@@ -13,9 +13,9 @@ from filterdb.errors import InvalidArgument
 if TYPE_CHECKING:
     from torch import nn
 
-    from filterdb.evaluation import Evaluation
     from filterdb.images import ImageSet
     from filterdb.networks import Network
+    from filterdb.networks.evaluation import Evaluation
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,11 +62,11 @@ class RunVerbs(Base):
             SourceError, NotFound, InvalidArgument: a model that is not there, or not of that architecture.
             RunError: data of other classes, logits that are not finite, out of memory.
         """
-        from filterdb import evaluation, run_store
+        from filterdb.networks import evaluation, runs
 
         if keep:
             self._writable()
-        started = run_store.now()
+        started = runs.now()
         images = chosen_images(data, split, part, limit, seed)
         network = network_of(model, architecture, preprocessing)
         compared = None if original is None else network_of(original, architecture, preprocessing)
@@ -80,7 +80,7 @@ class RunVerbs(Base):
         )  # fmt: skip
         if not keep:
             return found
-        run_id = run_store.new_id("evaluate")
+        run_id = runs.new_id("evaluate")
         known = network.metadata
         self._runs.put(
             {
@@ -88,7 +88,7 @@ class RunVerbs(Base):
                 "architecture": network.architecture, "bank": bank or known.get("bank"), "mode": mode or known.get("mode"),
                 "data": images.name, "split": split, "part": part, "images": found.images, "seed": seed,
                 "device": found.device, "parent": parent or known.get("run_id"), "settings": settings,
-                "started_at": started, "finished_at": run_store.now(),
+                "started_at": started, "finished_at": runs.now(),
             },
             [{"split": split, "metric": name, "value": value} for name, value in found.metrics().items()],
         )  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from filterdb import named_queries
 from filterdb.database.base import Base, Relation
+from filterdb.store import named_queries
 
 
 class SqlVerbs(Base):
@@ -27,7 +27,7 @@ class SqlVerbs(Base):
         return self._view().session.query(query, parameters)
 
     def query(self, name: str, /, **parameters: Any) -> Relation:
-        """Run a named query of the folder ``queries``; see ``filterdb.named_queries``.
+        """Run a named query of the folder ``queries``; see ``filterdb.store.named_queries``.
 
         Raises:
             NotFound: no query, parameter, model or kernel size of that name.

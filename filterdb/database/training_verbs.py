@@ -51,9 +51,9 @@ class TrainingVerbs(Base):
             DataError: no images, broken ones, or no labels.
             RunError: a loss that is no number, out of memory, or a folder with another training.
         """
-        from filterdb import run_store
         from filterdb.errors import InvalidArgument
         from filterdb.images import open_images
+        from filterdb.networks import runs
         from filterdb.training import Settings, train
 
         first = int(os.environ.get("RANK", "0")) == 0
@@ -69,7 +69,7 @@ class TrainingVerbs(Base):
         if val_limit is not None:
             validation = validation.limit(val_limit)
         folder = Path(out)
-        started = run_store.now()
+        started = runs.now()
         run: dict[str, Any] = {
             "run_id": _run_id(folder), "kind": "train", "model": folder.name, "source": str(out), "architecture": model,
             "bank": chosen.bank, "mode": chosen.mode, "data": images.name, "split": split, "seed": chosen.seed, "parent": parent,
@@ -79,7 +79,7 @@ class TrainingVerbs(Base):
 
         def put(status: str, metrics: list[dict[str, Any]]) -> None:
             if keep:
-                done: Mapping[str, Any] = {} if status == "running" else {"finished_at": run_store.now()}
+                done: Mapping[str, Any] = {} if status == "running" else {"finished_at": runs.now()}
                 self._runs.put({**run, "status": status, **done}, metrics)
 
         def told(metrics: list[dict[str, Any]]) -> None:
@@ -103,13 +103,13 @@ class TrainingVerbs(Base):
 
 def _run_id(folder: Path) -> str:
     """The run of a folder: the same when it goes on."""
-    from filterdb import run_store
+    from filterdb.networks import runs
 
     note = folder / "run_id"
     if note.is_file() and (there := note.read_text("utf-8").strip()):
         return there
     folder.mkdir(parents=True, exist_ok=True)
-    made = run_store.new_id("train")
+    made = runs.new_id("train")
     if int(os.environ.get("RANK", "0")) == 0:
         note.write_text(made + "\n", "utf-8")
     return made

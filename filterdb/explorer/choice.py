@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from filterdb import descriptors
 from filterdb.errors import InvalidArgument, not_found
 from filterdb.explorer.shelf_rows import FITTED
+from filterdb.kernels import descriptors
 
 PAGE = 96
 """Kernels on a page: whole rows of 2, 3, 4, 6, 8, 12 and 16."""

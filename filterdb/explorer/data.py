@@ -10,10 +10,10 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import schema
 from filterdb.errors import InvalidArgument, NotFound, not_found
 from filterdb.explorer.choice import CLASS_COLUMNS, FACETS, PAGE, RANDOM, Choice
 from filterdb.explorer.shelf_rows import DEAD, NOT_TOLD, ZERO
+from filterdb.store import schema
 
 Cursor = duckdb.DuckDBPyConnection
 Clause = tuple[list[str], list[Any]]

@@ -15,13 +15,13 @@ import jinja2
 import numpy as np
 from starlette.responses import HTMLResponse
 
-from filterdb import heat_map
 from filterdb.database import Database
 from filterdb.explorer import looks
 from filterdb.explorer.choice import path
 from filterdb.explorer.jobs import Answer, Jobs
 from filterdb.explorer.shelf import Shelf, Status
 from filterdb.explorer.sql_box import SqlBox
+from filterdb.kernels import heat_map
 
 HERE = Path(__file__).parent
 THREADS = 2

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import heat_map
 from filterdb.explorer.shelf_rows import NOT_TOLD
 from filterdb.figures.colours import BAND_COLOURS, class_colours, ordered, words
+from filterdb.kernels import heat_map
 
 SAMPLES = 64
 """Of the frequency response along each axis, from -1/2 to 1/2 cycles a pixel."""
@@ -37,7 +37,7 @@ NUMBER_MEANINGS = {
     "even_energy": "share of energy that is even about the centre", "separable_energy": "share that is a product of x and y",
     "half_even_energy": "even about the best half-pixel centre", "half_odd_energy": "odd about it",
 }  # fmt: skip
-"""What the less obvious descriptors are; all rules are in filterdb/descriptors/README.md."""
+"""What the less obvious descriptors are; all rules are in filterdb/kernels/descriptors/README.md."""
 
 
 def count(value: int) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import duckdb
 import pyarrow as pa
 
-from filterdb import descriptors, schema
+from filterdb.kernels import descriptors
+from filterdb.store import schema
 
 Member = tuple[str, str, Mapping[str, pa.Table]]
 """Slug, parts and tables of a model."""

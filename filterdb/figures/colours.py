@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from filterdb.shapes import SHAPES
+from filterdb.kernels.shapes import SHAPES
 
 CLASS_COLOURS: dict[str, str] = {
     "on_centre": "#D55E00", "on_cross": "#E69F00", "on_square": "#F5C98A", "off_centre": "#0072B2", "off_cross": "#56B4E9",

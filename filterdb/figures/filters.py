@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from filterdb import heat_map
 from filterdb.figures import style
 from filterdb.figures.colours import BAND_COLOURS
 from filterdb.figures.proportions import draw_proportions
 from filterdb.figures.registry import Asked, picture
 from filterdb.figures.style import PAGE, Figure, Look, drawn
+from filterdb.kernels import heat_map
 
 if TYPE_CHECKING:
-    from filterdb.describing import FilterDescription, GroupDescription
+    from filterdb.fields.describing import FilterDescription, GroupDescription
 
 FREQUENCIES = 65
 """Along each axis of a response, so that zero and the highest frequencies are among them."""
@@ -28,7 +28,7 @@ def draw_description(found: FilterDescription | GroupDescription, *, look: Look 
         found: what ``Database.describe`` returns.
         look: see ``filterdb.figures.style.Look``.
     """
-    from filterdb.describing import FilterDescription
+    from filterdb.fields.describing import FilterDescription
 
     if isinstance(found, FilterDescription):
         return draw_filter(found, look=look)
@@ -41,7 +41,7 @@ def draw_description(found: FilterDescription | GroupDescription, *, look: Look 
 @drawn
 def draw_filter(found: FilterDescription, *, look: Look = PAGE) -> Any:
     """Kernel, fitted model and residual in one scale, and the gain |H(u, v)|; the sentence of the description above."""
-    from filterdb.descriptors import frequency_response
+    from filterdb.kernels.descriptors import frequency_response
 
     panels = [("kernel", found.kernel.astype(np.float64))]
     if found.model is not None:
@@ -93,7 +93,7 @@ def _scale(figure: Any, image: Any, axes: Any, label: str) -> None:
 
 
 def _diverging() -> Any:
-    """The map of ``filterdb.heat_map``."""
+    """The map of ``filterdb.kernels.heat_map``."""
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(heat_map.TABLE / 255)

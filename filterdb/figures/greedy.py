@@ -92,7 +92,7 @@ def _line(axes: Any, curve: Curve, look: Look) -> None:
 
 
 def _survivors(axes: Any, bank: Bank, shown: Sequence[str], chosen: int, room: float) -> None:
-    from filterdb import heat_map
+    from filterdb.kernels import heat_map
 
     axes.set_title(
         style.fitted(f"the last {len(shown)}, the longest to survive on the left; framed: {chosen} kept", room, style.SMALL),

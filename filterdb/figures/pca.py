@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import heat_map
 from filterdb.errors import InvalidArgument, NotFound, not_found
 from filterdb.figures import style
 from filterdb.figures.colours import BAND_COLOURS, CLASS_COLOURS, ON_DARK, class_colours, ordered, words
@@ -17,7 +16,7 @@ from filterdb.figures.components import load
 from filterdb.figures.registry import Asked, Models, Seed, chosen, picture
 from filterdb.figures.sheet import centred
 from filterdb.figures.style import PAGE, Figure, Look, drawn
-from filterdb.kernels import centred_unit
+from filterdb.kernels import centred_unit, heat_map
 
 BY = ("class", "band", "model", "depth")
 CELLS = 13
@@ -310,7 +309,7 @@ def _size(db: Asked, size: str | None) -> str:
 
 def _cloud(db: Asked, rows: Sequence[Any], size: str, by: str, dims: int, basis: str | None) -> tuple[Cloud, str]:
     """Points on a kept basis, or on the principal components of the kernels themselves."""
-    from filterdb import pca as components
+    from filterdb.kernels import pca as components
 
     h, w = map(int, size.split("x"))
     raw = np.array([row[0] for row in rows], np.float32)

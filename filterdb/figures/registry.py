@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from filterdb.banks import Bank
     from filterdb.clusters import Classifier
-    from filterdb.describing import FilterDescription, GroupDescription
+    from filterdb.fields.describing import FilterDescription, GroupDescription
 
 
 class Asked(Protocol):

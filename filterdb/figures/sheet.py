@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import heat_map
 from filterdb.figures import style
 from filterdb.figures.style import Look
+from filterdb.kernels import heat_map
 
 Kernels = Sequence[NDArray[np.floating]] | NDArray[np.floating]
 """Kernels (kernel_h, kernel_w), several sizes or one."""

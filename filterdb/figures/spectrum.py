@@ -13,7 +13,7 @@ from filterdb.figures.colours import class_colours, ordered, words
 from filterdb.figures.registry import Asked, ClassifierName, chosen, picture
 from filterdb.figures.sheet import MARGIN, Sheet
 from filterdb.figures.style import PAGE, Figure, Look, drawn
-from filterdb.shapes import OTHER
+from filterdb.kernels.shapes import OTHER
 
 if TYPE_CHECKING:
     from filterdb.clusters import Classifier

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import heat_map
 from filterdb.errors import NotFound, not_found
 from filterdb.figures import style
 from filterdb.figures.colours import CLASS_COLOURS, ON_DARK, class_colours, ordered, words
@@ -16,6 +15,7 @@ from filterdb.figures.proportions import legend, stack
 from filterdb.figures.registry import Asked, ClassifierName, Merge, chosen, classified, merging, picture
 from filterdb.figures.sheet import centred
 from filterdb.figures.style import PAGE, Figure, Look, drawn
+from filterdb.kernels import heat_map
 
 Rows = Sequence[tuple[float, str, float]]
 Channel = Sequence[NDArray[np.floating] | None]

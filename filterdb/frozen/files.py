@@ -24,10 +24,11 @@ from filterdb.errors import InvalidArgument, SourceError, StoreError
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.replace import Replacement, by_weights, replacement, report_of
 from filterdb.frozen.report import Report
-from filterdb.schema import Layer
 from filterdb.sources.assemble import UNKNOWN, kernels, locate
 from filterdb.sources.local import kind_of, named_network
 from filterdb.sources.options import Options
+from filterdb.store.schema import Layer
+from filterdb.version import __version__
 
 OWN = ("mcunet_in3", "proxyless_w0.3")
 SUFFIXES = {"safetensors": (".safetensors",), "torch": (".pth", ".pt", ".bin", ".tar", ".ckpt"), "onnx": (".onnx",)}
@@ -85,13 +86,11 @@ def freeze_file(
 
 def words_of(plan: Plan, report: Report) -> dict[str, str]:
     """What a frozen file says of itself: the bank and how the network was made, as runs know them, and all the rest as JSON."""
-    import filterdb
-
     banks = {key or "*": None if bank is None else bank.name for key, bank in plan.banks.items()}
     about = {
         "banks": banks, "signed": plan.signed, "mix": plan.mix, "resize": plan.resize,
         "match": report.match, "layers": list(plan.layers),
-        "filterdb": filterdb.__version__, "notes": list(report.notes), **report.totals(),
+        "filterdb": __version__, "notes": list(report.notes), **report.totals(),
     }  # fmt: skip
     names = dict.fromkeys(name for name in banks.values() if name)
     return {"bank": ", ".join(names), "mode": report.mode, "frozen": json.dumps(about, default=float)}
@@ -241,8 +240,8 @@ class _Onnx(_File):
     """The program in memory, with the initializers changed in the fields that hold them."""
 
     def sets(self) -> Iterator[Set]:
-        from filterdb.schema import ModelFacts
         from filterdb.sources.onnx import as_model, read_onnx
+        from filterdb.store.schema import ModelFacts
 
         self._read = read_onnx(self.path, self.what, self.options)
         self._check_external()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from filterdb.banks import Bank
 from filterdb.errors import InvalidArgument
 from filterdb.frozen.pool import Pool
-from filterdb.nearest import correlations
+from filterdb.search.nearest import correlations
 
 Cost = tuple[float, ...]
 """What a bank costs, to be made small; of two numbers the first decides, and the second where the first are equal."""
@@ -343,12 +343,6 @@ class Greedy:
         all_ = naive(self.steps[0].templates, self.steps[-1].templates)
         stopped = sum(step.stopped for step in self.steps)
         return {"made": made, "naive": all_, "saved": all_ - made, "stopped": stopped}
-
-    def _repr_png_(self) -> bytes:
-        """In notebooks: the curve, and the templates that survived."""
-        from filterdb.figures import draw_greedy
-
-        return draw_greedy(self, title=f"{self.start.name}: greedy search by {self.objective}").to_bytes(dpi=150)
 
     def bank(self, count: int, name: str | None = None) -> Bank:
         """The ``count`` templates that were left last, in the order of the bank, as a bank of that name."""

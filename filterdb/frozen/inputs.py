@@ -1,7 +1,7 @@
 """Templates chosen by what a layer sees: not the closest weights are wanted but the closest outputs.
 
 A depthwise kernel f answers a window w of its input with <f, w>. Over many windows with second moments M = E[w w'], putting h in
-the place of f costs E(<f, w> - <h, w>)² = (f - h)' M (f - h). So a, b and the template are found as in ``filterdb.nearest``,
+the place of f costs E(<f, w> - <h, w>)² = (f - h)' M (f - h). So a, b and the template are found as in ``search.nearest``,
 with M in the place of the identity. Feature maps are smooth: M weighs coarse structure far more than fine, and the weights do
 not. M is measured on a few hundred unlabelled images, in one forward pass.
 """
@@ -23,7 +23,7 @@ from filterdb.banks import Bank
 from filterdb.errors import DataError
 from filterdb.frozen import mixtures
 from filterdb.kernels import centred_unit
-from filterdb.schema import Layer
+from filterdb.store.schema import Layer
 
 WINDOWS = 8192
 """Windows of each channel that are looked at, about, over all images: many times the taps of a kernel."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from filterdb.bank_make import crop
 from filterdb.banks import Bank
 from filterdb.errors import BankError, InvalidArgument, not_found
 from filterdb.frozen import mixtures
-from filterdb.schema import Layer, parse_size, size_name
+from filterdb.frozen.make_bank import crop
+from filterdb.kernels.sizes import parse_size, size_name
+from filterdb.store.schema import Layer
 
 Resize = Literal["none", "formula", "crop"]
 Banks = Bank | Mapping[str, Bank | None]

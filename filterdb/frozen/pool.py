@@ -16,9 +16,9 @@ from filterdb.banks import Bank
 from filterdb.errors import InvalidArgument, not_found
 from filterdb.frozen.plan import Plan
 from filterdb.kernels import centred_unit, rows
-from filterdb.schema import Layer
 from filterdb.sources import Options, resolve
-from filterdb.view import View
+from filterdb.store.schema import Layer
+from filterdb.store.view import View
 
 if TYPE_CHECKING:
     from torch import nn

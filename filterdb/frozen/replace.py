@@ -1,4 +1,4 @@
-"""Kernels become the a·g + b that ``filterdb.nearest`` finds closest: of arrays, and of all depthwise layers of a network."""
+"""Kernels become the a·g + b that ``search.nearest`` finds closest: of arrays, and of all depthwise layers of a network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb import nearest
 from filterdb.banks import Bank
 from filterdb.frozen import mixtures
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.report import LayerReport, Report, distinct, kept_energy
 from filterdb.kernels import rows
-from filterdb.schema import Layer, ModelFacts, size_name
+from filterdb.kernels.sizes import size_name
+from filterdb.search import nearest
+from filterdb.store.schema import Layer, ModelFacts
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from filterdb.errors import InvalidArgument
-from filterdb.evaluation import check_classes, logits_of, run_error, running
 from filterdb.frozen.greedy import Cost, Ranking, State, measured
 from filterdb.frozen.pool import Pool
 from filterdb.frozen.replace import freeze, replacement
 from filterdb.frozen.stages import Memory, Stages
 from filterdb.images import ImageSet, batches
 from filterdb.kernels import CentredUnit, rows
-from filterdb.nearest import correlations, fitted
 from filterdb.networks import Network
+from filterdb.networks.evaluation import check_classes, logits_of, run_error, running
 from filterdb.networks.network import unwrapped
+from filterdb.search.nearest import correlations, fitted
 
 REMEMBERED = 2 * 2**30
 """Bytes of outputs that are remembered; the images beyond are run from the first layer on."""
@@ -327,5 +327,5 @@ def _margin(out: Tensor, right: Tensor) -> Tensor:
 
 
 def _choice(out: Tensor) -> Tensor:
-    """(n,) the class of the largest logit, the first of equal ones, as in ``filterdb.evaluation``."""
+    """(n,) the class of the largest logit, the first of equal ones, as in ``filterdb.networks.evaluation``."""
     return (out == out.amax(1, keepdim=True)).int().argmax(1)

@@ -13,4 +13,4 @@ from filterdb.images.batches import batches, transform
 from filterdb.images.image_set import ImageSet
 from filterdb.images.open import open_images
 
-__all__ = ["ImageSet", "batches", "open_images", "transform"]
+__all__ = ["ImageSet", "batches", "image_set", "open_images", "transform"]

@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from filterdb import recipes
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
-from filterdb.networks import inverted
 from filterdb.networks.network import Network, described, preprocessing_of
 from filterdb.networks.weights import BUILDING, Weights, read
+from filterdb.sources import inverted, recipes
 from filterdb.sources.local import stem
 
 SHIPPED = {"demo": {"input_size": (3, 64, 64), "crop_pct": 1.0}}

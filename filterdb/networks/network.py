@@ -25,7 +25,7 @@ class Network:
     source: str
     """As one would type it."""
     architecture: str | None = None
-    """A timm name or one of ``filterdb.networks.inverted``; None where only the module itself knows."""
+    """A timm name or one of ``filterdb.sources.inverted``; None where only the module itself knows."""
     args: dict[str, Any] = field(default_factory=dict)
     """What timm builds the architecture with, besides num_classes."""
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-import filterdb
 from filterdb.errors import InvalidArgument, StoreError
 from filterdb.networks.network import Network, described, preprocessing_of, unwrapped
+from filterdb.version import __version__
 
 
 def save(network: Network | nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> Path:
@@ -40,7 +40,7 @@ def save(network: Network | nn.Module, path: str | os.PathLike[str], metadata: M
     if path.suffix != ".safetensors":
         raise InvalidArgument(f"{path.name} does not end in .safetensors. Name it so: other programs tell the format by it.")
     module = unwrapped(network.module if isinstance(network, Network) else network)
-    about: dict[str, Any] = {"format": "pt", "filterdb": filterdb.__version__, **_about(network, module), **(metadata or {})}
+    about: dict[str, Any] = {"format": "pt", "filterdb": __version__, **_about(network, module), **(metadata or {})}
     try:
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items() if value is not None}
     except (TypeError, ValueError) as error:

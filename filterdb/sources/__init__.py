@@ -20,15 +20,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filterdb import recipes
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError, not_found
-from filterdb.schema import Model, ModelFacts
+from filterdb.sources import recipes
 from filterdb.sources.options import Options, Pending, Progress, things
+from filterdb.store.schema import Model, ModelFacts
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Options", "Pending", "Progress", "resolve", "things"]
+__all__ = [
+    "Options", "Pending", "Progress", "assemble", "checkpoint", "inverted", "layers", "local", "module", "network", "onnx",
+    "options", "recipes", "resolve", "safetensors", "things", "timm", "unwrap",
+]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")
 

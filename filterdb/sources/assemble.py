@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.schema import Layer, Model, ModelFacts, Skipped
 from filterdb.sources import layers as read_layers
 from filterdb.sources.network import Network, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
+from filterdb.store.schema import Layer, Model, ModelFacts, Skipped
 
 UNKNOWN = "the architecture is not known: stride, dilation, padding and in_channels are null, and layers were told by shape"
 FLOATS = {

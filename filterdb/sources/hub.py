@@ -16,13 +16,13 @@ from typing import Any
 from urllib.parse import quote
 
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
-from filterdb.schema import Model, ModelFacts
 from filterdb.sources.assemble import assemble
 from filterdb.sources.http import Missing, Remote, endpoint, get_small, offline
 from filterdb.sources.local import SUFFIXES, named_network, open_file
 from filterdb.sources.network import Network, build
 from filterdb.sources.options import Options, Pending, Progress
 from filterdb.sources.ranges import HubSafetensors
+from filterdb.store.schema import Model, ModelFacts
 
 DEFAULT = "model.safetensors"
 INDEX = ".safetensors.index.json"

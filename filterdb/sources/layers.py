@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from filterdb.schema import Kind, Layer, Pair, Skipped
+from filterdb.kernels.sizes import Pair
+from filterdb.store.schema import Kind, Layer, Skipped
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from filterdb.errors import SourceError
-from filterdb.schema import Model, ModelFacts
 from filterdb.sources.assemble import assemble
 from filterdb.sources.network import Network, build, built_from_shapes
 from filterdb.sources.options import Options, Progress
+from filterdb.store.schema import Model, ModelFacts
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".onnx")
 HASH_LIMIT = 256 * 2**20

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.schema import Model, ModelFacts
 from filterdb.sources import network as networks
 from filterdb.sources.assemble import kernels, refuse_empty
 from filterdb.sources.options import Options, Pending, Progress
+from filterdb.store.schema import Model, ModelFacts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

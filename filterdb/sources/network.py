@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import InvalidArgument, SourceError, not_found
-from filterdb.schema import Layer, Skipped
 from filterdb.sources import layers as read_layers
+from filterdb.store.schema import Layer, Skipped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
     import timm
     import torch
 
-    from filterdb.networks.inverted import PLANS
+    from filterdb.sources.inverted import PLANS
 
     if not timm.is_model(architecture):
         raise not_found("architecture", architecture.partition(".")[0], [*timm.list_models(), *PLANS])
@@ -56,8 +56,8 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
 
 
 def built_from_shapes(architecture: str) -> bool:
-    """Whether an architecture is one of ``filterdb.networks.inverted``, which a state dict's shapes say most of."""
-    from filterdb.networks.inverted import PLANS
+    """Whether an architecture is one of ``filterdb.sources.inverted``, which a state dict's shapes say most of."""
+    from filterdb.sources.inverted import PLANS
 
     return architecture in PLANS
 
@@ -70,7 +70,7 @@ def build_from_shapes(architecture: str, state: Mapping[str, Any], what: str, *,
     """
     import torch
 
-    from filterdb.networks import inverted
+    from filterdb.sources import inverted
 
     with torch.device("meta"):
         ghosts = {key: torch.empty(tuple(leaf.shape)) for key, leaf in state.items()}

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.schema import Kind, Layer, Model, ModelFacts, Pair, Skipped
+from filterdb.kernels.sizes import Pair
 from filterdb.sources import layers as read_layers
 from filterdb.sources.assemble import kernels, refuse_empty
 from filterdb.sources.options import Options, Progress
+from filterdb.store.schema import Kind, Layer, Model, ModelFacts, Skipped
 
 QUANTISED = "quantised weights are not kernels"
 COMPUTED = "weights are computed in the graph, not stored"

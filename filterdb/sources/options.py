@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from filterdb.errors import InvalidArgument
-from filterdb.schema import Model, ModelFacts
+from filterdb.store.schema import Model, ModelFacts
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes moved so far and the bytes in all (None where unknown)."""

@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from filterdb import recipes
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
-from filterdb.schema import Model, ModelFacts
+from filterdb.sources import recipes
 from filterdb.sources.local import SUFFIXES, open_file, stem
 from filterdb.sources.options import Options, Pending, Progress
 from filterdb.sources.safetensors import LocalSafetensors
+from filterdb.store.schema import Model, ModelFacts
 
 FACTS = "run.toml"
 PREFERRED = ("model.safetensors", "pytorch_model.bin")

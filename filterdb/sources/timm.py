@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from filterdb.errors import SourceError, not_found
-from filterdb.schema import Model, ModelFacts
 from filterdb.sources.assemble import refuse_empty
 from filterdb.sources.download import cached_download
 from filterdb.sources.hub import HubFile, open_hub
@@ -18,6 +17,7 @@ from filterdb.sources.local import open_file
 from filterdb.sources.network import build
 from filterdb.sources.options import Options, Pending, Progress
 from filterdb.sources.tags import datasets, top1
+from filterdb.store.schema import Model, ModelFacts
 
 
 def pending(spec: str, options: Options) -> list[Pending]:

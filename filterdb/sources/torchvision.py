@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from filterdb.errors import SourceError, not_found
-from filterdb.schema import Model, ModelFacts
 from filterdb.sources import network as networks
 from filterdb.sources.download import cached_download
 from filterdb.sources.local import open_file
 from filterdb.sources.options import Options, Pending, Progress
+from filterdb.store.schema import Model, ModelFacts
 
 
 def pending(spec: str, options: Options) -> list[Pending]:

@@ -9,4 +9,4 @@ from __future__ import annotations
 from filterdb.training.loop import Trained, train
 from filterdb.training.settings import MODES, Settings
 
-__all__ = ["MODES", "Settings", "Trained", "train"]
+__all__ = ["MODES", "Settings", "Trained", "settings", "state", "train"]

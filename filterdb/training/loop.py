@@ -21,12 +21,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from filterdb import evaluation, networks
+from filterdb import networks
 from filterdb.banks import Bank
 from filterdb.errors import RunError
 from filterdb.frozen.swap import to_plain
 from filterdb.images import ImageSet
-from filterdb.networks import Network
+from filterdb.networks import Network, evaluation
 from filterdb.training import state as states
 from filterdb.training.data import Batches, some_of_each
 from filterdb.training.modes import Prepared, check_finite, depthwise, prepare

@@ -96,7 +96,7 @@ def ask(clock: Clock, path: str, models: int) -> dict[str, Any]:
     """A task: serve the database, and time what a browser would ask."""
     import numpy as np
 
-    from filterdb.schema import filter_ids
+    from filterdb.store.schema import filter_ids
 
     random = np.random.default_rng(2)
 

@@ -47,7 +47,8 @@ def benchmark(folder: Path, small: bool) -> list[Row]:
 
 def fit_database(clock: Clock, path: str) -> int:
     """The whole verb, after torch is imported and the grids are made, as in a fit of many models."""
-    from filterdb import Database, fits
+    from filterdb import Database
+    from filterdb.fields import fits
 
     db = Database(path)
     fits.fit(data.synthetic(64, 1))
@@ -61,7 +62,7 @@ def describe(clock: Clock, count: int) -> int:
     """Descriptors as at ingest, rows of the table included."""
     import numpy as np
 
-    from filterdb.field_store import descriptor_table
+    from filterdb.fields.store import descriptor_table
 
     kernels = data.synthetic(count, 5)
     descriptor_table(np.arange(64), kernels[:64])
@@ -76,7 +77,7 @@ def against_scipy(clock: Clock, sample: int) -> dict[str, Any]:
 
     import numpy as np
 
-    from filterdb import fits
+    from filterdb.fields import fits
 
     kernels = np.concatenate([_demo(sample // 2), data.synthetic(sample - sample // 2, 11)])
     fits.fit(kernels)
@@ -115,7 +116,7 @@ def _search(form: Any, opposite: bool, kernel: Any) -> float:
     import numpy as np
     from scipy.optimize import minimize
 
-    from filterdb.fits.solve import bounds
+    from filterdb.fields.fits.solve import bounds
 
     target = kernel.astype(np.float64).ravel() - kernel.mean()
     target /= np.linalg.norm(target)
@@ -138,8 +139,8 @@ def _search(form: Any, opposite: bool, kernel: Any) -> float:
 def _columns(form: Any, sigmas: Any, size: tuple[int, int]) -> Any:
     import numpy as np
 
-    from filterdb.fits.families import IMPULSE, LINE, ONE
-    from filterdb.scale_space import profile
+    from filterdb.fields.fits.families import IMPULSE, LINE, ONE
+    from filterdb.kernels.scale_space import profile
 
     def along(kind: str, sigma: float, taps: int) -> Any:
         n = np.arange(taps) - taps // 2

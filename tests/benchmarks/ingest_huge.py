@@ -54,7 +54,7 @@ def warm(clock: Clock, path: str) -> None:
 def _imports() -> None:
     """Everything that either side loads, so that neither pays for it inside the clock. (Arrow loads pandas where it is there.)"""
     for name in (
-        "deltalake", "safetensors.torch", "timm", "filterdb.database", "filterdb.pipeline", "filterdb.sources.local",
+        "deltalake", "safetensors.torch", "timm", "filterdb.database", "filterdb.database.ingest", "filterdb.sources.local",
         "filterdb.sources.checkpoint", "filterdb.sources.safetensors", "pandas",
     ):  # fmt: skip
         if name != "pandas" or find_spec(name):

@@ -67,7 +67,8 @@ def _files(path: str) -> list[Path]:
 
 def ours(clock: Clock, path: str) -> int:
     """Every batch of the answer, all its columns, made and dropped."""
-    from filterdb import Database, nearest  # noqa: F401
+    from filterdb import Database
+    from filterdb.search import nearest  # noqa: F401
 
     db = Database(path)
     db.models  # noqa: B018 (opens the session)

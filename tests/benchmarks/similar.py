@@ -51,7 +51,8 @@ def measure(clock: Clock, path: str, models: int) -> dict[str, Any]:
     import numpy as np
     import pyarrow as pa
 
-    from filterdb import Database, index
+    from filterdb import Database
+    from filterdb.search import index
 
     db = Database(path)
     db.models  # noqa: B018 (opens the session)

@@ -12,7 +12,7 @@ from filterdb.explorer import data, data_models, looks
 from filterdb.explorer.desk import Desk
 
 if TYPE_CHECKING:
-    from filterdb.comparison import Comparison
+    from filterdb.comparison.compare import Comparison
 
 NOVEL = 12
 

@@ -8,13 +8,14 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from filterdb import banks, descriptors
+from filterdb import banks
 from filterdb.explorer import data, looks
 from filterdb.explorer.choice import path
 from filterdb.explorer.desk import Desk
+from filterdb.kernels import descriptors
 
 if TYPE_CHECKING:
-    from filterdb.describing import FilterDescription
+    from filterdb.fields.describing import FilterDescription
 
 NEIGHBOURS = 24
 BANK = "greedy8"

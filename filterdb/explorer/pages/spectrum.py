@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from filterdb import heat_map
 from filterdb.clusters.classifier import Classifier, shipped
 from filterdb.errors import InvalidArgument
 from filterdb.explorer import data, data_models, looks
 from filterdb.explorer.desk import Desk
 from filterdb.figures.colours import class_colours, words
+from filterdb.kernels import heat_map
 
 STEPS = 250
 """Decoded kernels that can be seen by moving over the curve."""

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from filterdb import named_queries
 from filterdb.errors import FilterdbError, QueryError, not_found
 from filterdb.explorer import data
 from filterdb.explorer.desk import Desk
 from filterdb.explorer.sql_box import DOWNLOADED, Result, parameters_of
+from filterdb.store import named_queries
 
 EXAMPLE = """SELECT filter_id, model, layer, channel, band, band_confidence
 FROM descriptors JOIN filters USING (filter_id)

@@ -1,0 +1,104 @@
+"""What is known of each filter as a receptive field: the tables ``descriptors`` and ``fits``.
+
+Descriptors are made at ingest, just before their model becomes visible; fits when they are asked for. Both are made by rules of a
+version, so that rows of older rules are no longer found and are made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from filterdb.kernels import descriptors
+from filterdb.store import Derived, Place, Snapshot, schema
+from filterdb.store.collection import slug
+from filterdb.store.view import View
+
+_KINDS = {"float32": pa.float32(), "int8": pa.int8(), "bool": pa.bool_(), "string": pa.string()}
+DESCRIPTORS = schema.table(filter_id=pa.int64(), **{name: _KINDS[kind] for name, kind in descriptors.COLUMNS.items()})
+FITS = schema.table(
+    filter_id=pa.int64(), size=pa.string(), family=pa.string(), orders=pa.list_(pa.field("element", pa.int8())),
+    shift=pa.list_(pa.field("element", pa.float32())), sigma_x=pa.float32(), sigma_y=pa.float32(), sigma_x2=pa.float32(),
+    sigma_y2=pa.float32(), amplitude=pa.float32(), offset=pa.float32(),
+    coefficients=pa.list_(pa.field("element", pa.float32())), rho=pa.float32(), residual=pa.float32(), parameters=pa.int8(),
+    bic=pa.float32(), best=pa.bool_(), at_bound=pa.bool_(), reason=pa.string(),
+)  # fmt: skip
+
+FITS_VERSION = 2
+"""Of the families and the search in ``filterdb.fields.fits``; raise it when a fit would come out differently."""
+_DESCRIBER = ("descriptors", str(descriptors.VERSION))
+_FITTER = ("fits", str(FITS_VERSION))
+
+
+class FieldStore:
+    """The tables ``descriptors`` and ``fits`` of one database."""
+
+    def __init__(self, root: Place):
+        self.descriptors = Derived(root, "descriptors", DESCRIPTORS)
+        self.fits = Derived(root, "fits", FITS)
+
+    def put_descriptors(self, model: str, edition: str, tables: Iterable[pa.Table]) -> None:
+        """Keep the descriptors of an edition of a model."""
+        self.descriptors.put(_DESCRIBER, (slug(model), edition), tables)
+
+    def undescribed(self, models: Snapshot) -> list[str]:
+        """The slugs of models without descriptors: ingested by an older filterdb."""
+        return self.descriptors.missing(_DESCRIBER, models)
+
+    def put_fits(self, model: str, edition: str, tables: Iterable[pa.Table]) -> None:
+        """Keep the fits of an edition of a model; they replace all it had."""
+        self.fits.put(_FITTER, (slug(model), edition), tables)
+
+    def fits_of(self, model: str, edition: str) -> pa.Table | None:
+        """The fits of an edition of a model, of all sizes, if there are any."""
+        return self.fits.read(_FITTER, (slug(model), edition))
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes whenever a row does."""
+        return self.descriptors.collection.version(), self.fits.collection.version()
+
+    def views(self, models: Snapshot) -> Mapping[str, tuple[Sequence[str], pa.Schema]]:
+        """The tables by name: their files, and their columns."""
+        return {
+            "descriptors": (self.descriptors.files(dict([_DESCRIBER]), models), DESCRIPTORS),
+            "fits": (self.fits.files(dict([_FITTER]), models), FITS),
+        }
+
+    def descriptor_parts(self, models: Snapshot) -> dict[tuple[str, str], tuple[str, str]]:
+        """("", model's slug) to the slug and edition of its descriptors."""
+        return {("", model): part for (_, model), part in self.descriptors.parts(dict([_DESCRIBER]), models).items()}
+
+    def fit_parts(self, models: Snapshot) -> dict[tuple[str, str], tuple[str, str]]:
+        """("", model's slug) to the slug and edition of its fits."""
+        return {("", model): part for (_, model), part in self.fits.parts(dict([_FITTER]), models).items()}
+
+    def tidy(self, models: Snapshot) -> None:
+        """Drop the rows of models that are gone or were replaced, so that they can be vacuumed."""
+        self.descriptors.tidy(dict([_DESCRIBER]), models)
+        self.fits.tidy(dict([_FITTER]), models)
+
+
+def descriptor_table(filter_ids: NDArray[np.int64] | pa.ChunkedArray, kernels: NDArray[np.floating]) -> pa.Table:
+    """Rows of ``descriptors`` for kernels (n, kernel_h, kernel_w)."""
+    columns = {name: pa.array(values) for name, values in descriptors.describe(kernels).items()}
+    return pa.table({"filter_id": filter_ids, **columns}).cast(DESCRIPTORS)
+
+
+def describe_models(view: View, store: FieldStore, progress: Callable[[str, int, int], None] | None) -> list[str]:
+    """Make the descriptors of all models that lack them. Returns their names."""
+    lacking = set(store.undescribed(view.snapshot))
+    names = [name for (name,) in view.rows("SELECT model FROM models ORDER BY model") if slug(name) in lacking]
+    for done, name in enumerate(names):
+        if progress is not None:
+            progress(f"describing {name}", done, len(names))
+        sizes = [size for size, models in view.sizes.items() if name in models]
+        tables = (
+            descriptor_table(batch.table["filter_id"], batch.kernels.reshape(-1, *size))
+            for size in sizes for batch in view.stream([slug(name)], *size)
+        )  # fmt: skip
+        store.put_descriptors(name, view.snapshot.editions[slug(name)], tables)
+    return names

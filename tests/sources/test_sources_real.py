@@ -1,0 +1,68 @@
+"""The real checkpoints: counts as their manifest has them, kernels bit-equal to what torch and onnx read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from filterdb.errors import SourceError
+from filterdb.sources import resolve
+from filterdb.store.schema import Model
+from tests.real import data, manifest
+
+REFUSED = {".tflite": "not supported", "fastvit_food101_192.pth.tar": "argparse.Namespace"}
+
+
+def read(path: Path) -> tuple[Model, list[np.ndarray]]:
+    (pending,) = resolve(path)
+    with pending.open(None) as model:
+        return model, list(model.read())
+
+
+def arrays(path: Path) -> list[np.ndarray]:
+    """Every 4-D array in a file, read without us."""
+    if path.suffix == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        graph = onnx.load(str(path)).graph
+        constants = [attribute.t for node in graph.node for attribute in node.attribute if node.op_type == "Constant"]
+        found = [onnx.numpy_helper.to_array(tensor) for tensor in [*graph.initializer, *constants]]
+        return [array for array in found if array.ndim == 4]
+
+    def walk(held: Any) -> list[np.ndarray]:
+        if isinstance(held, torch.Tensor):
+            return [held.numpy()] if held.ndim == 4 and held.is_floating_point() else []
+        return [array for inner in held.values() for array in walk(inner)] if isinstance(held, dict) else []
+
+    return walk(torch.load(path, map_location="cpu", weights_only=True))
+
+
+@pytest.mark.parametrize("entry", manifest(), ids=lambda entry: entry["file"])
+def test_a_real_file(entry: dict[str, Any]) -> None:
+    path = data() / "weights" / entry["file"]
+    reason = REFUSED.get(path.suffix) or REFUSED.get(path.name)
+    if reason:
+        with pytest.raises(SourceError, match=reason) as caught:
+            read(path)
+        assert path.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+        return
+    model, kernels = read(path)
+    counts: Counter[str] = Counter()
+    for layer, kernel in zip(model.layers, kernels, strict=True):
+        assert kernel.shape == (layer.out_channels, layer.kernel_h, layer.kernel_w)
+        counts[str(layer.kernel_h) if layer.kernel_h == layer.kernel_w else f"{layer.kernel_h}x{layer.kernel_w}"] += len(kernel)
+    assert counts == entry["depthwise_kernels"]
+    assert model.facts.sha256 == entry["sha256"]
+    there = {array.tobytes() for array in arrays(path) if array.shape[1] == 1}
+    assert all(kernel.tobytes() in there for kernel in kernels)
+    names = [layer.name for layer in model.layers]
+    assert len(set(names)) == len(names)
+
+
+def test_there_is_a_manifest() -> None:
+    assert len(manifest()) == 21 or not data()

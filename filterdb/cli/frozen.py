@@ -10,7 +10,7 @@ import typer
 
 from filterdb.cli.output import Format, cell, print_json, write_rows
 from filterdb.cli.progress import Bar
-from filterdb.cli.runs import Architecture, BatchSize, Device, Part, Seed, Split, Workers
+from filterdb.cli.runs import Architecture, BatchSize, Device, Part, Seed, Split, Workers, images_of
 from filterdb.cli.shared import Db, Json, Models, Size, open_database
 
 if TYPE_CHECKING:
@@ -37,11 +37,18 @@ def bank_create(
     as_json: Json = False,
 ) -> None:
     """Make a bank out of the database: of a classifier, k-means, a query, or another bank."""
+    from filterdb.errors import InvalidArgument
+    from filterdb.frozen.make_bank import KMeans
+
+    if centres and kmeans is None:
+        raise InvalidArgument("--centres has no meaning without --kmeans. Leave it out.")
+    if family and not idealise:
+        raise InvalidArgument("--family says which scale-space models may stand in. Add --idealise, or leave it out.")
     query = sys.stdin.read() if sql == "-" else sql
     with Bar(quiet=as_json) as bar:
         made = open_database(db).create_bank(
-            name, classifier=classifier, kmeans=kmeans, sql=query, bank=bank, count=count, centres=centres, model=model,
-            size=size, seed=seed, idealise=idealise, family=family, device=device, progress=bar,
+            name, classifier=classifier, kmeans=None if kmeans is None else KMeans(kmeans, centres, seed), sql=query, bank=bank,
+            count=count, model=model, size=size, idealise=(family or True) if idealise else False, device=device, progress=bar,
         )  # fmt: skip
     if as_json:
         return print_json({"name": made.name, "size": made.size, "templates": len(made), "made_by": made.made_by})
@@ -64,29 +71,26 @@ def freeze(
         float, typer.Option(help="Two templates for kernels of whose energy one keeps less than this share.", min=0, max=1)
     ] = 0.0,
     match: Annotated[str, typer.Option(help="Templates by weights, as nearest says, or by what layers see: inputs.")] = "weights",
-    recalibrate: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Re-estimate batch normalisations on these unlabelled images.")
-    ] = None,
-    correct: Annotated[
-        bool, typer.Option("--correct", help="Without batch norm: set gains and biases so that channels keep their variance.")
-    ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Solve the pointwise layers behind depthwise ones again, then mend the rest.")
-    ] = False,
-    data: Annotated[str | None, typer.Option(help="The images, where --recalibrate names none.")] = None,
+        list[str] | None,
+        typer.Option(help="Afterwards, on images: recalibrate, correct or pointwise. Repeatable."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Unlabelled images for --repair and --match inputs.")] = None,
     split: Split = None, part: Part = None,
     limit: Annotated[int, typer.Option(help="Unlabelled images at most, drawn at random.", min=1)] = 512,
     seed: Seed = 0, batch_size: BatchSize = 64, workers: Workers = 0, architecture: Architecture = None, device: Device = None,
     db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Replace each depthwise kernel of a network by its closest gain * template + offset."""
+    from filterdb.frozen.choices import Matching
+
     database = open_database(db)
     with Bar(quiet=as_json) as bar:
         report = database.freeze(
-            source, out, _banks(bank or ["greedy8"], database.banks()), signed=signed, layers=layers, resize=resize, mix=mix,
-            match=match, recalibrate=recalibrate, correct=correct, repair=repair, data=data, split=split, part=part,
-            limit=limit, seed=seed, batch_size=batch_size, workers=workers, architecture=architecture, device=device,
-            progress=bar,
+            source, out, _banks(bank or ["greedy8"], database.banks()),
+            matching=Matching(match, signed, layers, resize, mix), repair=repair,  # type: ignore[arg-type]
+            data=None if data is None else images_of(data, split, part, limit, seed, batch_size, workers),
+            architecture=architecture, device=device, progress=bar,
         )  # fmt: skip
     if as_json:
         return print_json(report.to_dict())

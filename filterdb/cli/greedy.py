@@ -9,8 +9,7 @@ import typer
 
 from filterdb.cli.output import Format, cell, print_json, write_rows
 from filterdb.cli.progress import Bar
-from filterdb.cli.runs import Architecture, BatchSize, CropPct, Device, Images, InputSize, Part, Seed, Split, Workers
-from filterdb.cli.runs import preprocessing as said_of_images
+from filterdb.cli.runs import Architecture, BatchSize, CropPct, Device, InputSize, Limit, Part, Seed, Split, Workers, images_of
 from filterdb.cli.shared import Db, Json, Models, Size, open_database
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def greedy(
         str, typer.Option(help="Kernels of sizes that the bank lacks: none (they stay), formula, or crop (smaller ones).")
     ] = "none",
     signed: Annotated[bool, typer.Option("--signed", help="Only positive gains count.")] = False,
-    architecture: Architecture = None, split: Split = None, part: Part = None, limit: Images = None, seed: Seed = 0,
+    architecture: Architecture = None, split: Split = None, part: Part = None, limit: Limit = None, seed: Seed = 0,
     batch_size: BatchSize = 8, workers: Workers = 0, device: Device = None,
     input_size: InputSize = None, crop_pct: CropPct = None,
     picture: Annotated[Path | None, typer.Option(help="Draw curve and templates into this file: .png, .svg or .pdf.")] = None,
@@ -49,16 +48,19 @@ def greedy(
 ) -> None:  # fmt: skip
     """Drop the template whose loss costs least, again and again. An interrupted search goes on where it was."""
     from filterdb.errors import InvalidArgument
+    from filterdb.frozen.choices import Matching
+    from filterdb.frozen.greedy import Search
 
     database = open_database(db)
     if count is not None and name is None and picture is None:
         raise InvalidArgument("--count is of the bank that is kept or drawn: give it a --name, or ask for a --picture.")
     with Bar(quiet=as_json) as bar:
         found = database.greedy(
-            source, bank=bank, objective=objective, per=per, models=model, architecture=architecture, size=size, layers=layers,
-            resize=resize, signed=signed, stop=stop, lazy=lazy, data=data, split=split, part=part, limit=limit, seed=seed,
-            batch_size=batch_size, workers=workers, device=device, keep=keep, progress=bar,
-            preprocessing=said_of_images(input_size, crop_pct),
+            source, bank=bank if size is None else database.bank(bank, size=size), objective=objective,
+            search=Search(stop, per, lazy), models=model, architecture=architecture,
+            matching=Matching(signed=signed, layers=layers, resize=resize), device=device, keep=keep, progress=bar,
+            data=None if data is None
+            else images_of(data, split, part, limit, seed, batch_size, workers, input_size, crop_pct),
         )  # fmt: skip
     chosen = count or found.elbow
     made = None

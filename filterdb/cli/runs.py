@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from filterdb.cli.progress import Bar
 from filterdb.cli.shared import Db, Json, open_database
 
 if TYPE_CHECKING:
+    from filterdb.images import Images
     from filterdb.networks.evaluation import Evaluation
 
 Data = Annotated[
@@ -22,7 +23,7 @@ Architecture = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Which split of the data, where it has several.")]
 Part = Annotated[str | None, typer.Option(help="K/N: part K, from 0, of N parts drawn at random; 0/2 and 1/2 are halves.")]
-Images = Annotated[int | None, typer.Option("--limit", help="That many images at most, drawn at random.", min=1)]
+Limit = Annotated[int | None, typer.Option("--limit", help="That many images at most, drawn at random.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of part and limit.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time.", min=1)]
 Workers = Annotated[int, typer.Option(help="Processes that decode images; 0 for none beside this one.", min=0)]
@@ -33,10 +34,16 @@ InputSize = Annotated[int | None, typer.Option(help="Side of the images in pixel
 CropPct = Annotated[float | None, typer.Option(help="Side over the side before cropping. Default: as the model says.", min=0.01)]
 
 
-def preprocessing(input_size: int | None, crop_pct: float | None) -> dict[str, Any] | None:
-    """What was said of the images."""
+def images_of(
+    data: str, split: str | None, part: str | None, limit: int | None, seed: int, batch_size: int | None, workers: int,
+    input_size: int | None = None, crop_pct: float | None = None,
+) -> Images:  # fmt: skip
+    """The images that the flags of a command mean."""
+    from filterdb.images import Images
+
     said = {"input_size": (3, input_size, input_size) if input_size else None, "crop_pct": crop_pct}
-    return {name: value for name, value in said.items() if value is not None} or None
+    preprocessing = {name: value for name, value in said.items() if value is not None} or None
+    return Images(data, split, part, limit, seed, batch_size, workers, preprocessing)
 
 
 def evaluate(
@@ -44,7 +51,7 @@ def evaluate(
     data: Data,
     architecture: Architecture = None,
     original: Annotated[str | None, typer.Option(help="The network to compare with: agreement and KL.")] = None,
-    split: Split = None, part: Part = None, limit: Images = None, seed: Seed = 0,
+    split: Split = None, part: Part = None, limit: Limit = None, seed: Seed = 0,
     batch_size: BatchSize = 64, workers: Workers = 0, device: Device = None, amp: Amp = False,
     channels_last: ChannelsLast = False, input_size: InputSize = None, crop_pct: CropPct = None,
     bank: Annotated[str | None, typer.Option(help="The bank of its kernels, for the table. Default: as its file says.")] = None,
@@ -53,12 +60,14 @@ def evaluate(
     db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Measure a network on images: top-1, top-5, loss, and agreement with the original."""
+    from filterdb.database.run_verbs import About
+
     database = open_database(db)
     with Bar(quiet=as_json) as bar:
         found = database.evaluate(
-            model, data, architecture=architecture, original=original, split=split, part=part, limit=limit, seed=seed,
-            batch_size=batch_size, workers=workers, device=device, amp=amp, channels_last=channels_last, bank=bank, mode=mode,
-            preprocessing=preprocessing(input_size, crop_pct), keep=keep, progress=bar,
+            model, images_of(data, split, part, limit, seed, batch_size, workers, input_size, crop_pct),
+            architecture=architecture, original=original, device=device, amp=amp, channels_last=channels_last,
+            about=About(bank, mode), keep=keep, progress=bar,
         )  # fmt: skip
     if as_json:
         return print_json(found.to_dict())

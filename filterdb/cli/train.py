@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from filterdb.cli.output import print_json
 from filterdb.cli.progress import Bar
@@ -15,9 +16,13 @@ Number = Annotated[int, typer.Option(min=0)]
 
 
 def train(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help="Labelled images: a folder by class, Parquet files, torchvision:NAME@FOLDER.")],
     val_data: Annotated[str, typer.Option(help="Images to validate on after each epoch.")],
-    out: Annotated[Path, typer.Option(help="The run's folder. A run that was stopped there goes on.")],
+    out: Annotated[Path, typer.Option(help="The run's folder. A run that was stopped there is resumed.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Settings to start from: demo, or a TOML file. Flags replace some of them.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A timm architecture, or demo.")] = "convnextv2_femto",
     mode: Annotated[
         str, typer.Option(help="trainable, frozen, frozen+bias, frozen+gain+bias, dog-init or random-frozen.")
@@ -36,9 +41,13 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Of each process.", min=1)] = 128,
     accumulate: Annotated[int, typer.Option(help="Batches whose gradients make one step.", min=1)] = 1,
     opt: Annotated[str, typer.Option(help="timm's name of an optimiser.")] = "adamw",
+    opt_betas: Annotated[tuple[float, float] | None, typer.Option(help="Of Adam. Default: the optimiser's.")] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     weight_decay: float = 0.05,
     layer_decay: Annotated[float | None, typer.Option(help="Learning rate falls by this factor from layer to layer.")] = None,
+    forget: Annotated[
+        float | None, typer.Option(help="The kernels' start decays by exp(-this) over the run, so that shapes show early.")
+    ] = None,
     sched: Annotated[str, typer.Option(help="timm's name of a schedule.")] = "cosine",
     warmup_epochs: Number = 5,
     min_lr: float = 0.0,
@@ -63,18 +72,22 @@ def train(
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Store it in the tables runs and metrics.")] = True,
     db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Train a network, its depthwise kernels frozen, from a bank, or the ordinary way. Stopped, the same command goes on."""
+    """Train a network, its depthwise kernels frozen, from a bank, or the ordinary way. The same command resumes it."""
+    from filterdb.images import Images
+    from filterdb.training import Saving, Settings
+
+    given = {name: value for name, value in context.params.items() if name in Settings.__dataclass_fields__}
+    given["clip_grad"] = clip_grad or None
+    if recipe is not None:
+        said = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        chosen = Settings.recipe(recipe, **{name: given[name] for name in said})
+    else:
+        chosen = Settings.of(**given)
     database = open_database(db)
     with Bar(quiet=as_json) as bar:
         found = database.train(
-            model, data, val_data, out, split=split, val_split=val_split, val_limit=val_limit, workers=workers,
-            device=device, evaluate_every=evaluate_every, save_seconds=save_seconds, keep_every=keep_every, keep=keep,
-            progress=bar, mode=mode, bank=bank, shuffle=shuffle, signed=signed, weights=weights, filters=filters,
-            train_images=train_images, input_size=input_size, epochs=epochs, batch_size=batch_size, accumulate=accumulate,
-            opt=opt, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, sched=sched, warmup_epochs=warmup_epochs,
-            min_lr=min_lr, clip_grad=clip_grad or None, smoothing=smoothing, mixup=mixup, cutmix=cutmix, aa=aa,
-            reprob=reprob, scale=scale, hflip=hflip, drop_path=drop_path, ema=ema, amp=amp, channels_last=channels_last,
-            seed=seed,
+            chosen, Images(data, split, workers=workers), Images(val_data, val_split, limit=val_limit), out,
+            saving=Saving(evaluate_every, save_seconds, keep_every), device=device, keep=keep, progress=bar,
         )  # fmt: skip
     if as_json:
         print_json({
@@ -82,6 +95,6 @@ def train(
             "resumed": found.resumed, "seconds": found.seconds, "metrics": found.metrics,
         })  # fmt: skip
         return
-    went_on = f", from epoch {found.resumed} on" if found.resumed else ""
-    print(f"top-1 {100 * found.top1:.2f} % after {found.epochs} epochs{went_on}, {found.seconds:.0f} s: {found.path}")
+    resumed = f", resumed at epoch {found.resumed}" if found.resumed else ""
+    print(f"top-1 {100 * found.top1:.2f} % after {found.epochs} epochs{resumed}, {found.seconds:.0f} s: {found.path}")
     print(f"its kernels over time: filterdb ingest run:{out / 'checkpoints'} --name {out.name}")

@@ -16,6 +16,7 @@ from filterdb.database.compare_verbs import CompareVerbs
 from filterdb.database.field_verbs import FieldVerbs
 from filterdb.database.frozen_verbs import FrozenVerbs
 from filterdb.database.greedy_verbs import GreedyVerbs
+from filterdb.database.kernel_verbs import KernelVerbs
 from filterdb.database.match_verbs import MatchVerbs
 from filterdb.database.part_verbs import PartVerbs
 from filterdb.database.plot_verbs import PlotVerbs
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from filterdb.database.ingest import Outcome, Reporter
     from filterdb.database.verify import Report
 
-__all__ = ["Database", "Info", "Relation", "ingest", "part_verbs"]
+__all__ = ["Database", "Info", "Relation", "ingest", "kernel_verbs", "monitor", "part_verbs", "run_verbs"]
+
+
+MODELS_SHOWN = """
+SELECT model, dataset, layers, filters, (SELECT string_agg(DISTINCT size, ', ' ORDER BY size) FROM layers WHERE layers.model =
+models.model) AS sizes FROM models ORDER BY model
+"""
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Info:
 
 
 class Database(
-    MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, FrozenVerbs, GreedyVerbs, RunVerbs, TrainingVerbs, PlotVerbs, BankVerbs,
-    PartVerbs,
+    MatchVerbs, ClusterVerbs, CompareVerbs, FieldVerbs, FrozenVerbs, GreedyVerbs, RunVerbs, TrainingVerbs, PlotVerbs, KernelVerbs,
+    BankVerbs, PartVerbs,
 ):  # fmt: skip
     """A folder of Delta tables with the depthwise kernels of models.
 
@@ -86,6 +93,12 @@ class Database(
             self.sql("SELECT count(*) FROM layers").fetchall()[0][0], sum(row[1] for row in sizes), sum(row[2] for row in sizes),
             {row[0]: row[1] for row in sizes}, sum(self.place.size(path) for path in files), self.banks(),
         )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """In notebooks: what there is, model by model."""
+        from filterdb.figures.notebook import database
+
+        return database(self.info(), self.sql(MODELS_SHOWN).fetchall())
 
     def history(self) -> list[dict[str, Any]]:
         """One row for each version, newest first: version, time, operation, model."""

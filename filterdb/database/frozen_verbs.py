@@ -3,55 +3,59 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filterdb.banks import Bank
 from filterdb.database.bank_verbs import BankVerbs
 from filterdb.database.sql_verbs import SqlVerbs
-from filterdb.errors import InvalidArgument
+from filterdb.errors import InvalidArgument, not_found
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from filterdb.frozen.choices import By, Matching, Repair
+    from filterdb.frozen.make_bank import KMeans
     from filterdb.frozen.plan import Plan
     from filterdb.frozen.replace import Frozen
     from filterdb.frozen.report import Report
-    from filterdb.images import ImageSet
+    from filterdb.images import Images, ImageSet
     from filterdb.networks import Network
+
+    Data = str | os.PathLike[str] | ImageSet | Images
 
 Progress = Callable[[str, int, int], None]
 Banks = str | Bank | Mapping[str, str | Bank | None]
 
 LIMIT = 512
 """Unlabelled images that are looked at by default; more change little."""
+BATCH_SIZE = 64
 
 
 class FrozenVerbs(SqlVerbs, BankVerbs):
     """``create_bank``, ``frozen_model`` and ``freeze``."""
 
     def create_bank(
-        self, name: str, *, classifier: str | None = None, kmeans: int | None = None, sql: str | None = None,
-        bank: str | Bank | None = None, count: int | None = None, centres: bool = False,
-        model: str | Sequence[str] | None = None, size: str | int | None = None, seed: int = 0, idealise: bool = False,
-        family: str | Sequence[str] | None = None, device: str | None = None, progress: Progress | None = None,
+        self, name: str, *, classifier: str | None = None, kmeans: int | KMeans | None = None, sql: str | None = None,
+        bank: str | Bank | None = None, count: int | None = None, model: str | Sequence[str] | None = None,
+        size: str | int | None = None, idealise: bool | str | Sequence[str] = False, device: str | None = None,
+        progress: Progress | None = None,
     ) -> Bank:  # fmt: skip
         """Make a bank out of the database and keep it; its ``made_by`` says how. Exactly one of the first four says of what.
 
         Args:
             name: of the bank; an imported or made one of that name is replaced.
             classifier: decode ``count`` uniform codes of this classifier (of a k-means one: all its centres).
-            kmeans: so many medoids of k-means up to sign over the kernels of a size; with ``centres`` the centres themselves.
+            kmeans: so many medoids of k-means up to sign over the kernels of a size; a ``KMeans`` also says the seed, and
+                whether the centres themselves are meant.
             sql: the rows of this query: a column kernel; name (or template) and label where it has them.
             bank: another bank, which ``size`` brings to another size (by its formula, else the centre crop).
             count: of codes; the paper took 10, 25, 50 and 100.
-            centres: see kmeans.
             model: of kmeans: only these models, a name, a glob, or several.
             size: of kmeans: the kernels'; of sql: where the rows do not say it and are not square; of bank: the new one.
-            seed: of kmeans.
-            idealise: put the scale-space model that fits best (``filterdb.fields.fits``) in the place of each template.
-            family: of idealise: only these families.
+            idealise: put the scale-space model that fits best (``filterdb.fields.fits``) in the place of each template; names
+                of families allow only these.
             device: of idealise: torch's.
             progress: told how far it is.
 
@@ -68,120 +72,116 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             raise InvalidArgument(
                 f"A bank is made of one thing: {', '.join(ways)}; got {' and '.join(given) or 'none of them'}. Say of what."
             )
-        allowed = {"classifier": ("count",), "kmeans": ("centres", "model", "size"), "sql": ("size",), "bank": ("size",)}
-        options = {"count": count, "centres": centres or None, "model": model, "size": size}
+        allowed = {"classifier": ("count",), "kmeans": ("model", "size"), "sql": ("size",), "bank": ("size",)}
+        options = {"count": count, "model": model, "size": size}
         for option, value in options.items():
             if value is not None and option not in allowed[given[0]]:
                 raise InvalidArgument(f"{option} has no meaning for a bank made by {given[0]}. Leave it out.")
-        if family is not None and not idealise:
-            raise InvalidArgument("family says which scale-space models may stand in. Say idealise too, or leave it out.")
         view = self._view()
         version = view.snapshot.version
         if classifier is not None:
             made = make_bank.uniform_codes(name, self._classes.load(classifier), count, version)
         elif kmeans is not None:
-            made = make_bank.kmeans(
-                view, name, kmeans, models=model, size=size, seed=seed, centres=centres, progress=progress
-            )  # fmt: skip
+            asked = kmeans if isinstance(kmeans, make_bank.KMeans) else make_bank.KMeans(kmeans)
+            made = make_bank.kmeans(view, name, asked, models=model, size=size, progress=progress)
         elif sql is not None:
             made = make_bank.selection(name, self.sql(sql).to_arrow_table(), sql, version, size)
         else:
             made = make_bank.resized(name, self._bank_of(bank), size, version)
         if idealise:
-            made = make_bank.idealised(made, [family] if isinstance(family, str) else family, device)
+            families = None if idealise is True else [idealise] if isinstance(idealise, str) else list(idealise)
+            made = make_bank.idealised(made, families, device)
         self._banks.put(made)
         return made
 
     def frozen_model(
-        self, source: str | os.PathLike[str] | Network | nn.Module, bank: Banks = "greedy8", *, signed: bool = False,
-        layers: str | Sequence[str] | None = None, resize: str = "none", mix: float = 0.0, match: str = "weights",
-        recalibrate: str | ImageSet | None = None, correct: bool = False, repair: bool = False,
-        data: str | ImageSet | None = None, split: str | None = None, part: str | None = None, limit: int = LIMIT, seed: int = 0,
-        batch_size: int = 64, workers: int = 0, architecture: str | None = None, device: str | None = None,
-        progress: Progress | None = None,
+        self, source: str | os.PathLike[str] | Network | nn.Module, bank: Banks = "greedy8", *,
+        matching: By | Matching | None = None, repair: str | Iterable[str] | Repair | None = None, data: Data | None = None,
+        train: str | Iterable[str] = ("offset",), plain: bool = False, architecture: str | None = None,
+        device: str | None = None, progress: Progress | None = None,
     ) -> nn.Module:  # fmt: skip
         """A network whose depthwise kernels are gain * template + offset of a bank, each its closest, as ``nearest`` says.
+
+        Its depthwise layers are ``FrozenDepthwiseConv2d``: no optimiser reaches the templates. Layers that the bank does not
+        cover stay as they are.
 
         Args:
             source: ``timm:NAME``, a checkpoint file with its architecture (see ``filterdb.networks.load``), a network, or a
                 module, which stays as it is.
             bank: a bank or its name; or several by what they are for: a kernel size, a layer's name or glob, ``""`` for all else;
                 None leaves these layers.
-            signed: only positive gains.
-            layers: only these layers: names or globs.
-            resize: what becomes of kernels of sizes that the bank lacks: "none" leaves them, "formula" takes the bank at their
-                size by its formula, "crop" the centre crop of its templates for smaller kernels.
-            mix: kernels of whose energy one template keeps less than this share become mixtures of two.
-            match: templates by the "weights", exactly as ``nearest`` finds them, or by what the layers see: "inputs".
-            recalibrate: re-estimate batch normalisations on these unlabelled images (a source of ``filterdb.images``, or a set).
-            correct: for networks without batch normalisation: set gains and biases of the replaced layers so that the mean and
-                variance of each channel stay what they are on the images.
-            repair: solve the pointwise layers behind depthwise ones again on the images, which is no training; then recalibrate,
-                or correct, the network.
-            data: the unlabelled images for ``match``, ``correct`` and ``repair``, where ``recalibrate`` names none.
-            split, part, limit, seed: which of the images; 512 at most by default.
-            batch_size, workers: how they are read.
+            matching: which template for which kernel; a word is its ``match``.
+            repair: what is repaired afterwards on ``data``: "recalibrate", "correct", "pointwise", several of them, or a Repair.
+            data: unlabelled images for "inputs" and ``repair``: a source of images, an open set, or ``Images``. 512 of them by
+                default, 64 at a time.
+            train: which numbers are parameters: "offset", "gain", both, or none of them (``()``).
+            plain: ordinary convolutions instead, with the same kernels; all of their taps train.
             architecture: what a file is the weights of, where it does not say so.
             device: torch's; by default the GPU where there is one. The network comes back on the CPU.
             progress: told what is being done, how much of it is done, and how much there is.
 
         Returns:
-            An ordinary module of the architecture, in eval mode; its attribute ``frozen_report`` says what was replaced.
+            A module of the architecture, in eval mode; its attribute ``frozen_report`` says what was replaced.
 
         Raises:
-            SourceError, NotFound, InvalidArgument, DataError: what cannot be loaded, replaced or recalibrated, in one line.
+            SourceError, NotFound, InvalidArgument, DataError: what cannot be loaded, replaced or repaired, in one line.
         """
-        network = self._load(source, architecture)
-        plan = self._plan(bank, layers=layers, resize=resize, signed=signed, mix=mix)
-        images = _Images(data, split, part, limit, seed, batch_size, workers)
-        made = self._replaced(network, plan, match, recalibrate, correct, repair, images, device, progress)
-        made.module.frozen_report = made.report  # type: ignore[assignment]
-        return made.module
+        from filterdb.frozen.swap import freeze_layers
+        from filterdb.networks.network import unwrapped
+
+        trained = {train} if isinstance(train, str) else set(train)
+        if unknown := sorted(trained - {"offset", "gain"}):
+            raise not_found("number that can be trained", unknown[0], ("offset", "gain"))
+        network = self._load(source, architecture, data)
+        made = self._replaced(network, bank, matching, repair, data, device, progress)
+        module = made.module
+        if not plain:
+            frozen = freeze_layers(
+                unwrapped(module), made.parts, train_gain="gain" in trained, train_offset="offset" in trained
+            )  # fmt: skip
+            module = frozen if module is unwrapped(module) else module
+        module.frozen_report = made.report  # type: ignore[assignment]
+        return module
 
     def freeze(
         self, source: str | os.PathLike[str] | Network | nn.Module, out: str | os.PathLike[str], bank: Banks = "greedy8", *,
-        signed: bool = False, layers: str | Sequence[str] | None = None, resize: str = "none", mix: float = 0.0,
-        match: str = "weights", recalibrate: str | ImageSet | None = None, correct: bool = False, repair: bool = False,
-        data: str | ImageSet | None = None, split: str | None = None, part: str | None = None, limit: int = LIMIT, seed: int = 0,
-        batch_size: int = 64, workers: int = 0, architecture: str | None = None, device: str | None = None,
-        progress: Progress | None = None,
+        matching: By | Matching | None = None, repair: str | Iterable[str] | Repair | None = None, data: Data | None = None,
+        architecture: str | None = None, device: str | None = None, progress: Progress | None = None,
     ) -> Report:  # fmt: skip
         """Write a network whose depthwise kernels are gain * template + offset of a bank.
 
-        A checkpoint file (.safetensors, .pth, .onnx) stays one of its format, and its architecture need not be known: only the
-        depthwise kernels change, everything else is written as it is, bit for bit. Where images are to be looked at, and for
-        ``timm:NAME`` and modules, the network is built, and a safetensors file comes out that timm loads.
+        A checkpoint file (.safetensors, .pth, .onnx) keeps its format, and its architecture may be unknown: only the
+        depthwise kernels change, everything else is written as it is, bit for bit. Where images are looked at, and for
+        ``timm:NAME`` and modules, the network is built, and a safetensors file is written that timm loads.
 
         Args:
             source: as for ``frozen_model``, or any checkpoint file that can be ingested.
             out: the file to write; it is there whole or not at all.
-            bank, signed, layers, resize, mix, match, recalibrate, correct, repair, data, split, part, limit, seed,
-                batch_size, workers, architecture, device, progress: as for ``frozen_model``.
+            bank, matching, repair, data, architecture, device, progress: as for ``frozen_model``.
 
         Returns:
             Layer by layer and in all: kernels, replaced, kept, unique kernels before and after, energy kept; the notes.
 
         Raises:
-            SourceError, NotFound, InvalidArgument, DataError: what cannot be read, replaced or recalibrated, in one line.
+            SourceError, NotFound, InvalidArgument, DataError: what cannot be read, replaced or repaired, in one line.
             StoreError: the file cannot be written.
         """
         from dataclasses import replace
 
+        from filterdb.frozen.choices import Matching, Repair
         from filterdb.frozen.files import check_out, freeze_file, words_of
 
-        plan = self._plan(bank, layers=layers, resize=resize, signed=signed, mix=mix)
+        how = Matching.of(matching)
         path = Path(os.fspath(source)).expanduser() if isinstance(source, str | os.PathLike) else None
-        looks = match != "weights" or recalibrate is not None or correct or repair
-        if path is not None and path.is_file() and not looks:
-            return freeze_file(path, out, plan, architecture=architecture, progress=progress)
+        if path is not None and path.is_file() and how.match == "weights" and not Repair.of(repair):
+            return freeze_file(path, out, self._plan(bank, how), architecture=architecture, progress=progress)
         from filterdb.networks import save
 
         check_out(path, Path(out))
-        network = self._load(source, architecture)
-        images = _Images(data, split, part, limit, seed, batch_size, workers)
-        made = self._replaced(network, plan, match, recalibrate, correct, repair, images, device, progress)
+        network = self._load(source, architecture, data)
+        made = self._replaced(network, bank, how, repair, data, device, progress)
         report = replace(made.report, source=network.source)
-        written = save(replace(network, module=made.module), out, words_of(plan, report))
+        written = save(replace(network, module=made.module), out, words_of(self._plan(bank, how), report))
         return replace(report, written=str(written))
 
     # -- parts of these --------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         assert bank is not None
         return self.bank(bank) if isinstance(bank, str) else bank
 
-    def _plan(self, bank: Banks, **choice: Any) -> Plan:
+    def _plan(self, bank: Banks, matching: Matching) -> Plan:
         from filterdb.frozen.plan import Plan
 
         if isinstance(bank, Mapping):
@@ -199,68 +199,58 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             }
         else:
             banks = self._bank_of(bank)
-        return Plan.of(banks, **choice)
+        return Plan.of(
+            banks, layers=matching.layers, resize=matching.resize, signed=matching.signed, mix=matching.mix  # type: ignore[arg-type]
+        )  # fmt: skip
 
-    def _load(self, source: str | os.PathLike[str] | Network | nn.Module, architecture: str | None) -> Network:
+    def _load(
+        self, source: str | os.PathLike[str] | Network | nn.Module, architecture: str | None, data: Data | None
+    ) -> Network:  # fmt: skip
         from filterdb.database.run_verbs import network_of
+        from filterdb.images import Images
 
-        return network_of(source, architecture, None)
+        return network_of(source, architecture, None if data is None else Images.of(data).preprocessing)
 
     def _replaced(
-        self, network: Network, plan: Plan, match: str, recalibrate: str | ImageSet | None, correct: bool, repair: bool,
-        images: _Images, device: str | None, progress: Progress | None,
+        self, network: Network, bank: Banks, matching: By | Matching | None, repair: str | Iterable[str] | Repair | None,
+        data: Data | None, device: str | None, progress: Progress | None,
     ) -> Frozen:  # fmt: skip
         """The steps, on the device where that is worth it."""
         import torch
 
+        from filterdb.frozen.choices import Matching, Repair
         from filterdb.frozen.steps import frozen
 
-        looks = match != "weights" or recalibrate is not None or correct or repair
+        how, mend = Matching.of(matching), Repair.of(repair)
+        plan, looks = self._plan(bank, how), how.match == "inputs" or bool(mend)
+        if looks and data is None:
+            raise InvalidArgument("Images are needed to match by inputs and to repair. Name some with data.")
+        if not looks and data is not None:
+            raise InvalidArgument("Nothing looks at the images of data: ask for a repair, or leave data out.")
         wanted = device or ("cuda" if torch.cuda.is_available() and looks else "cpu")
         where = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
-        batches = images.read(recalibrate, network.preprocessing, wanted, progress) if looks else []
+        batches = [] if data is None else _batches(data, network.preprocessing, wanted, progress)
         module = network.module.to(wanted)
         try:
-            made = frozen(
-                module, plan, match=match, recalibrated=recalibrate is not None, corrected=correct, repaired=repair,  # type: ignore[arg-type]
-                batches=batches, progress=progress,
-            )  # fmt: skip
+            made = frozen(module, plan, match=how.match, repair=mend, batches=batches, progress=progress)
         finally:
             module.to(where)
         made.module.to(where).eval()
         return made
 
 
-class _Images:
-    """The unlabelled images that were named, not yet opened."""
-
-    def __init__(
-        self, data: str | ImageSet | None, split: str | None, part: str | None, limit: int, seed: int, batch_size: int,
-        workers: int,
-    ):  # fmt: skip
-        self.data, self.choice, self.loading = data, (split, part, limit, seed), (batch_size, workers)
-
-    def read(
-        self, recalibrate: str | ImageSet | None, preprocessing: Mapping[str, Any], device: str, progress: Progress | None
-    ) -> list[Any]:
-        """All of them, as the network takes them, in batches on the device."""
-        from filterdb.database.run_verbs import chosen_images
-        from filterdb.images import batches
-
-        data = recalibrate if recalibrate is not None else self.data
-        if data is None:
-            raise InvalidArgument(
-                "Images are needed to match by inputs, correct and repair. Name some with data, or recalibrate."
-            )
-        images, (batch_size, workers) = chosen_images(data, *self.choice), self.loading
-        read = batches(images, preprocessing, batch_size=batch_size, workers=workers, device=device, progress=progress)
-        found = [x for x, _ in read]
-        if len(found) > 1 and len(found[-1]) < batch_size // 2:  # too few to normalise by: with those before them
-            found[-2:] = [_joined(found[-2:])]
-        return found
-
-
-def _joined(batches: Sequence[Any]) -> Any:
+def _batches(data: Data, preprocessing: Mapping[str, Any], device: str, progress: Progress | None) -> list[Any]:
+    """All unlabelled images that are meant, as the network takes them, in batches on the device."""
     import torch
 
-    return torch.cat(list(batches))
+    from filterdb.images import Images, batches
+
+    images = Images.of(data)
+    size = images.batch_size or BATCH_SIZE
+    read = batches(
+        images.open(LIMIT), preprocessing, batch_size=size, workers=images.workers, device=device, progress=progress
+    )  # fmt: skip
+    found = [x for x, _ in read]
+    if len(found) > 1 and len(found[-1]) < size // 2:  # too few to normalise by: with those before them
+        found[-2:] = [torch.cat(found[-2:])]
+    return found

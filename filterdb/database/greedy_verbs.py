@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filterdb.banks import Bank
 from filterdb.database.bank_verbs import BankVerbs
-from filterdb.database.run_verbs import chosen_images, network_of
+from filterdb.database.run_verbs import network_of
 from filterdb.database.sql_verbs import SqlVerbs
 from filterdb.errors import InvalidArgument, not_found
 from filterdb.networks.runs import RunStore, now
@@ -18,14 +18,18 @@ from filterdb.networks.runs import RunStore, now
 if TYPE_CHECKING:
     from torch import nn
 
-    from filterdb.frozen.greedy import Greedy, Objective
+    from filterdb.frozen.choices import Matching
+    from filterdb.frozen.greedy import Greedy, Objective, Search
     from filterdb.frozen.plan import Plan
     from filterdb.frozen.pool import Pool
-    from filterdb.images import ImageSet
+    from filterdb.images import Images, ImageSet
     from filterdb.networks import Network
+
+    Data = str | os.PathLike[str] | ImageSet | Images
 
 Progress = Callable[[str, int, int], None]
 
+BATCH_SIZE = 8
 FORMAT = 1
 """Of what is kept of a search; one that was kept in another format is made anew."""
 
@@ -35,11 +39,9 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
 
     def greedy(
         self, model: str | os.PathLike[str] | Network | nn.Module | None = None, *, bank: str | Bank, objective: str = "energy",
-        per: str = "layer", models: str | Sequence[str] | None = None, architecture: str | None = None,
-        size: str | int | None = None, layers: str | Sequence[str] | None = None, resize: str = "none", signed: bool = False,
-        stop: int = 1, lazy: bool = False, data: str | ImageSet | None = None, split: str | None = None, part: str | None = None,
-        limit: int | None = None, seed: int = 0, batch_size: int = 8, workers: int = 0, device: str | None = None,
-        preprocessing: Mapping[str, Any] | None = None, keep: bool = True, progress: Progress | None = None,
+        search: Search | None = None, models: str | Sequence[str] | None = None, architecture: str | None = None,
+        matching: Matching | None = None, data: Data | None = None, device: str | None = None, keep: bool = True,
+        progress: Progress | None = None,
     ) -> Greedy:  # fmt: skip
         """Drop the template of a bank whose loss costs least, again and again, until ``stop`` are left.
 
@@ -53,21 +55,14 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
             objective: "energy": the energy that is kept, for which no images are needed. "accuracy": top-1 on labelled images.
                 "agreement": how often the network chooses as it did with its own kernels; unlabelled images will do. "kl": the KL
                 divergence from what it said then.
-            per: of energy: "layer" counts each layer alike, its kernels by their energy |f - mean|², "network" all kernels by
-                their energy, "kernel" each kernel alike.
+            search: how many templates to leave, and how candidates are weighed and tried.
             models: of energy: names or globs of models in the database, instead of ``model``.
             architecture: what a file is the weights of, where it does not say so.
-            size: bring the bank to this kernel size, by its formula.
-            layers: only these layers: names or globs.
-            resize: for kernels of other sizes than the bank's: "none" leaves them, "formula" and "crop" take the bank at theirs.
-            signed: only positive gains.
-            stop: how many templates to leave.
-            lazy: of objectives on images: try only candidates that may win if losses only grow as the bank shrinks. Several times
-                fewer trials, and not the exact search where that does not hold.
-            data: images (see ``filterdb.images.open_images``), or a set of them.
-            split, part, limit, seed: which of them, as for ``evaluate``.
-            batch_size, workers, device: as for ``evaluate``; 8 images at a time are fast on a CPU, more on a GPU.
-            preprocessing: how images are prepared, where it is not as the model says.
+            matching: which kernels, and what becomes of those of other sizes than the bank's: its ``layers``, ``resize`` and
+                ``signed``.
+            data: images: a source of ``filterdb.images.open_images``, an open set, or ``Images``; 8 at a time by default,
+                which is fast on a CPU. Take more on a GPU.
+            device: as for ``evaluate``.
             keep: False stores nothing.
             progress: told candidates done and in all.
 
@@ -79,29 +74,34 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
                 images for an objective that needs them.
             SourceError, DataError, RunError: a source, images or a network that cannot be read or run.
         """
-        from filterdb.frozen.greedy import MEASURES, Ranking, answer, search
+        from filterdb.frozen.choices import Matching
+        from filterdb.frozen.greedy import MEASURES, Ranking, Search, answer
+        from filterdb.frozen.greedy import search as run_search
         from filterdb.frozen.plan import Plan
+        from filterdb.images import Images
 
         if keep:
             self._writable()
         if objective not in MEASURES:
             raise not_found("objective", objective, MEASURES)
-        start = self.bank(bank, size=size) if isinstance(bank, str) else bank if size is None else bank.at(size)
-        _check(start, stop, objective, model, models, data, lazy)
-        plan = Plan.of(start, layers=layers, resize=resize, signed=signed)  # type: ignore[arg-type]
+        start, asked, how = self.bank(bank) if isinstance(bank, str) else bank, search or Search(), matching or Matching()
+        _check(start, asked, how, objective, model, models, data)
+        plan = Plan.of(start, layers=how.layers, resize=how.resize, signed=how.signed)  # type: ignore[arg-type]
         if objective == "energy":
-            case = self._by_energy(model, models, architecture, plan, start, per)
+            case = self._by_energy(model, models, architecture, plan, start, asked.per)
         else:
-            images = chosen_images(data, split, part, limit, seed)  # type: ignore[arg-type]
-            network = network_of(model, architecture, preprocessing)  # type: ignore[arg-type]
-            case = _on_images(network, images, plan, objective, lazy, batch_size, workers, device, progress)
-            case.about |= {"split": split, "part": part, "seed": seed}
-            case.settings |= {"limit": limit}
-        case.settings |= {"size": start.size, "signed": signed, "layers": layers, "resize": resize}
-        ranking = Ranking.of(case.pool, case.pool.worth(per))  # type: ignore[arg-type]
+            choice = Images.of(data)  # type: ignore[arg-type]
+            images = choice.open()
+            network = network_of(model, architecture, choice.preprocessing)  # type: ignore[arg-type]
+            batch_size = choice.batch_size or BATCH_SIZE
+            case = _on_images(network, images, plan, objective, asked.lazy, batch_size, choice.workers, device, progress)
+            case.about |= {"split": choice.split, "part": choice.part, "seed": choice.seed}
+            case.settings |= {"limit": choice.limit}
+        case.settings |= {"size": start.size, "signed": how.signed, "layers": how.layers, "resize": how.resize}
+        ranking = Ranking.of(case.pool, case.pool.worth(asked.per))  # type: ignore[arg-type]
         run = _Run(self._runs if keep else None, case, start, objective)
         try:
-            search(ranking, case.judge, run.state, stop=stop, keep=run.put, progress=progress)
+            run_search(ranking, case.judge, run.state, stop=asked.stop, keep=run.put, progress=progress)
         except BaseException as error:
             run.put("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -161,8 +161,11 @@ def _on_images(
     )  # fmt: skip
 
 
-def _check(bank: Bank, stop: int, objective: str, model: Any, models: Any, data: Any, lazy: bool) -> None:
+def _check(bank: Bank, search: Search, matching: Matching, objective: str, model: Any, models: Any, data: Any) -> None:
     """Refuse what cannot be searched, before anything is read."""
+    stop, lazy = search.stop, search.lazy
+    if matching.match != "weights" or matching.mix:
+        raise InvalidArgument("A greedy search matches each kernel with one template, by the weights: leave match and mix out.")
     if len(bank) < 2:
         raise InvalidArgument(f'The bank "{bank.name}" has one template, so there is none to drop. Start from more, such as 50.')
     if isinstance(stop, bool) or not isinstance(stop, int) or not 1 <= stop < len(bank):

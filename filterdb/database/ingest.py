@@ -181,7 +181,7 @@ def _ingest_one(
         reporter.started(pending.source)
         with pending.open(progress) as model:
             name = model.name
-            skipped = [_describe(item.reason, item.names) for item in model.skipped]
+            skipped = [describe_skipped(item.reason, item.names) for item in model.skipped]
             if not model.layers:
                 found = f" Left out: {'; '.join(skipped)}." if skipped else ""
                 raise SourceError(f"{pending.source} has no depthwise kernels larger than 1x1.{found}")
@@ -200,7 +200,8 @@ def _ingest_one(
         return Outcome(pending.source, name, "failed", error=f"{pending.source} cannot be ingested: {reason}")
 
 
-def _describe(reason: str, names: Sequence[str]) -> str:
+def describe_skipped(reason: str, names: Sequence[str]) -> str:
+    """Layers that were left out, in words for the table ``models``."""
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"{len(names)} x {reason} ({shown})"
 

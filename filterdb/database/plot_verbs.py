@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from filterdb.database.sql_verbs import SqlVerbs
 
 if TYPE_CHECKING:
@@ -16,18 +13,7 @@ if TYPE_CHECKING:
 
 
 class PlotVerbs(SqlVerbs):
-    """``plot`` and ``kernel``."""
-
-    def kernel(self, filter: int | str) -> NDArray[np.float32]:
-        """The raw weights of a filter, (kernel_h, kernel_w), row 0 on top.
-
-        Args:
-            filter: a filter_id, or ``model:layer:channel``.
-
-        Raises:
-            NotFound: no such filter; the message lists near misses.
-        """
-        return self._view().kernel(filter)[0]
+    """``plot``."""
 
     def plot(
         self, name: str, *, out: str | os.PathLike[str] | None = None, width: Width = "page", dark: bool = False,

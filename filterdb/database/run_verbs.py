@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filterdb.database.base import Base
@@ -13,44 +13,47 @@ from filterdb.errors import InvalidArgument
 if TYPE_CHECKING:
     from torch import nn
 
-    from filterdb.images import ImageSet
+    from filterdb.images import Images, ImageSet
     from filterdb.networks import Network
     from filterdb.networks.evaluation import Evaluation
 
+    Data = str | os.PathLike[str] | ImageSet | Images
+
 Progress = Callable[[str, int, int], None]
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class About:
+    """What the table ``runs`` says of a run besides what was measured."""
+
+    bank: str | None = None
+    """The bank that the kernels are of."""
+    mode: str | None = None
+    """How the model was made."""
+    parent: str | None = None
+    """The run_id of the run that this belongs to."""
 
 
 class RunVerbs(Base):
     """``evaluate``."""
 
     def evaluate(
-        self, model: str | os.PathLike[str] | Network | nn.Module, data: str | ImageSet, *, architecture: str | None = None,
-        original: str | os.PathLike[str] | Network | nn.Module | None = None, split: str | None = None,
-        part: str | None = None, limit: int | None = None, seed: int = 0, batch_size: int = 64, workers: int = 0,
-        device: str | None = None, amp: bool = False, channels_last: bool = False,
-        preprocessing: Mapping[str, Any] | None = None, bank: str | None = None, mode: str | None = None,
-        parent: str | None = None, keep: bool = True, progress: Progress | None = None,
+        self, model: str | os.PathLike[str] | Network | nn.Module, data: Data, *, architecture: str | None = None,
+        original: str | os.PathLike[str] | Network | nn.Module | None = None, device: str | None = None, amp: bool = False,
+        channels_last: bool = False, about: About | None = None, keep: bool = True, progress: Progress | None = None,
     ) -> Evaluation:  # fmt: skip
         """Measure a network on images, and keep what came out in ``runs`` and ``metrics``.
 
         Args:
             model: a source (``timm:NAME``, a checkpoint file; see ``filterdb.networks.load``), a network, or an nn.Module.
-            data: a source of images (see ``filterdb.images.open_images``), or a set of images.
+            data: a source of images (see ``filterdb.images.open_images``), an open set, or ``Images``; 64 at a time by default.
             architecture: what a file is the weights of, where it does not say so: also of an original that is a file.
             original: the network to compare with: gives agreement and KL. With one, images need no labels.
-            split: which split of the data.
-            part: ``K/N``, counted from 0: one of N disjoint parts, drawn at random by ``seed``, such as 0/2 for a half.
-            limit: that many images at most, drawn at random by ``seed`` (from the part).
-            seed: of part and limit.
-            batch_size: images at a time.
-            workers: processes that decode images; 0 for this one.
             device: torch's; by default the GPU where there is one.
             amp: autocast: bfloat16, or float16 on GPUs without it.
             channels_last: the memory layout of channels last.
-            preprocessing: how images are prepared, where it is not as the model says; a module that timm did not build needs it.
-            bank: the bank that the kernels are of, for the table; by default as the model's file says.
-            mode: how the model was made, for the table; by default as the model's file says.
-            parent: the run_id of the run that this belongs to, for the table.
+            about: what the table should say of the model's kernels; by default what the model's file says.
             keep: False stores nothing.
             progress: called with what is being done, how many images are done, and how many there are.
 
@@ -62,16 +65,18 @@ class RunVerbs(Base):
             SourceError, NotFound, InvalidArgument: a model that is not there, or not of that architecture.
             RunError: data of other classes, logits that are not finite, out of memory.
         """
+        from filterdb.images import Images
         from filterdb.networks import evaluation, runs
 
         if keep:
             self._writable()
         started = runs.now()
-        images = chosen_images(data, split, part, limit, seed)
-        network = network_of(model, architecture, preprocessing)
-        compared = None if original is None else network_of(original, architecture, preprocessing)
+        choice, about = Images.of(data), about or About()
+        images, batch_size, workers = choice.open(), choice.batch_size or BATCH_SIZE, choice.workers
+        network = network_of(model, architecture, choice.preprocessing)
+        compared = None if original is None else network_of(original, architecture, choice.preprocessing)
         settings = {
-            "batch_size": batch_size, "workers": workers, "amp": amp, "channels_last": channels_last, "limit": limit,
+            "batch_size": batch_size, "workers": workers, "amp": amp, "channels_last": channels_last, "limit": choice.limit,
             "original": compared.source if compared else None, "preprocessing": network.preprocessing,
         }  # fmt: skip
         found = evaluation.evaluate(
@@ -85,30 +90,15 @@ class RunVerbs(Base):
         self._runs.put(
             {
                 "run_id": run_id, "kind": "evaluate", "model": network.name, "source": network.source,
-                "architecture": network.architecture, "bank": bank or known.get("bank"), "mode": mode or known.get("mode"),
-                "data": images.name, "split": split, "part": part, "images": found.images, "seed": seed,
-                "device": found.device, "parent": parent or known.get("run_id"), "settings": settings,
+                "architecture": network.architecture, "bank": about.bank or known.get("bank"),
+                "mode": about.mode or known.get("mode"),
+                "data": images.name, "split": choice.split, "part": choice.part, "images": found.images, "seed": choice.seed,
+                "device": found.device, "parent": about.parent or known.get("run_id"), "settings": settings,
                 "started_at": started, "finished_at": runs.now(),
             },
-            [{"split": split, "metric": name, "value": value} for name, value in found.metrics().items()],
+            [{"split": choice.split, "metric": name, "value": value} for name, value in found.metrics().items()],
         )  # fmt: skip
         return replace(found, run_id=run_id)
-
-
-def chosen_images(data: str | ImageSet, split: str | None, part: str | None, limit: int | None, seed: int) -> ImageSet:
-    """The images that the words choose."""
-    from filterdb.images import ImageSet, open_images
-    from filterdb.images.image_set import parse_part
-
-    if isinstance(data, ImageSet):
-        if split is not None:
-            raise InvalidArgument(f"{data.name} is an open set of images: a split is chosen when it is opened.")
-        images = data
-    else:
-        images = open_images(os.fspath(data), split=split)
-    if part is not None:
-        images = images.part(*parse_part(part), seed=seed)
-    return images if limit is None else images.limit(limit, seed=seed)
 
 
 def network_of(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filterdb.database.base import Base
+from filterdb.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from filterdb.images import ImageSet
-    from filterdb.training import Trained
+    from filterdb.images import Images, ImageSet
+    from filterdb.training import Saving, Settings, Trained
+
+    Data = str | os.PathLike[str] | ImageSet | Images
 
 Progress = Callable[[str, int, int], None]
 
@@ -20,28 +24,23 @@ class TrainingVerbs(Base):
     """``train``."""
 
     def train(
-        self, model: str, data: str | ImageSet, val_data: str | ImageSet, out: str | os.PathLike[str], *,
-        split: str | None = None, val_split: str | None = None, val_limit: int | None = None, workers: int = 0,
-        device: str | None = None, evaluate_every: int = 1, save_seconds: float = 600, keep_every: int | None = None,
-        keep: bool = True, parent: str | None = None, progress: Progress | None = None, **settings: Any,
+        self, model: str | Settings, data: Data, val_data: Data, out: str | os.PathLike[str], *, saving: Saving | None = None,
+        device: str | None = None, keep: bool = True, parent: str | None = None, progress: Progress | None = None,
+        **settings: Any,
     ) -> Trained:  # fmt: skip
         """Train a network whose depthwise kernels are frozen, or come from a bank; or any network, the ordinary way.
 
         Args:
-            model: a timm architecture, or demo.
-            data, val_data: labelled images to train on and to validate on, see ``filterdb.images.open_images``.
-            out: the folder of the run. Where a training of the same settings was stopped there, it goes on.
-            split, val_split: which split of the data.
-            val_limit: validate on that many images at most, drawn at random.
-            workers: processes that decode and augment images.
+            model: a timm architecture, or demo; or ``filterdb.training.Settings``, which ``Settings.recipe`` reads from a recipe.
+            data, val_data: labelled images to train on and to validate on: a source of ``filterdb.images.open_images``, an open
+                set, or ``Images``. The workers of ``data`` also augment.
+            out: the folder of the run. A training of the same settings that was stopped there is resumed.
+            saving: how often it is evaluated and kept.
             device: torch's; by default the GPU where there is one. Under torchrun each process takes its own.
-            evaluate_every: epochs between evaluations; the last epoch always ends with one.
-            save_seconds: the least time between states that are kept within an epoch; at its end one is kept anyway.
-            keep_every: epochs between checkpoints of the kernels, ``run:OUT/checkpoints`` for ingest; by default ten of a run.
             keep: False stores nothing in ``runs`` and ``metrics``.
             parent: the run_id of the run that this belongs to, for the table.
             progress: called with what is being done, the steps done, and how many there are.
-            settings: ``filterdb.training.Settings``: mode, bank, weights, filters, epochs, lr and so on.
+            settings: fields of ``filterdb.training.Settings``: mode, bank, weights, filters, epochs, lr and so on.
 
         Returns:
             The network, the path of its file, top1, and the metrics of each epoch.
@@ -51,29 +50,28 @@ class TrainingVerbs(Base):
             DataError: no images, broken ones, or no labels.
             RunError: a loss that is no number, out of memory, or a folder with another training.
         """
-        from filterdb.errors import InvalidArgument
-        from filterdb.images import open_images
+        from filterdb.images import Images
         from filterdb.networks import runs
-        from filterdb.training import Settings, train
+        from filterdb.training import Saving, Settings, train
 
         first = int(os.environ.get("RANK", "0")) == 0
         keep = keep and first
         if keep:
             self._writable()
-        known = set(Settings.__dataclass_fields__) - {"model"}
-        if unknown := sorted(set(settings) - known):
-            raise InvalidArgument(f"A training has no setting {unknown[0]}. There are: {', '.join(sorted(known))}.")
-        chosen = Settings(model, **settings)
-        images = open_images(data, split=split) if isinstance(data, str) else data
-        validation = open_images(val_data, split=val_split) if isinstance(val_data, str) else val_data
-        if val_limit is not None:
-            validation = validation.limit(val_limit)
+        chosen = replace(model, **settings) if isinstance(model, Settings) else Settings.of(model=model, **settings)
+        choice, val_choice = Images.of(data), Images.of(val_data)
+        for one in (choice, val_choice):
+            if one.batch_size is not None or one.preprocessing is not None:
+                raise InvalidArgument("batch_size and input_size are settings of the training: leave them out of the images.")
+        images, validation = choice.open(), val_choice.open()
         folder = Path(out)
         started = runs.now()
         run: dict[str, Any] = {
-            "run_id": _run_id(folder), "kind": "train", "model": folder.name, "source": str(out), "architecture": model,
-            "bank": chosen.bank, "mode": chosen.mode, "data": images.name, "split": split, "seed": chosen.seed, "parent": parent,
-            "images": chosen.train_images or len(images), "settings": chosen.to_dict(), "started_at": started,
+            "run_id": _run_id(folder), "kind": "train", "model": folder.name, "source": str(out),
+            "architecture": chosen.model,
+            "bank": chosen.bank, "mode": chosen.mode, "data": images.name, "split": choice.split, "seed": chosen.seed,
+            "parent": parent,             "images": chosen.train_images or len(images), "settings": chosen.to_dict(),
+            "started_at": started,
         }  # fmt: skip
         rows: list[dict[str, Any]] = []
 
@@ -88,8 +86,8 @@ class TrainingVerbs(Base):
 
         try:
             found = train(
-                chosen, images, validation, folder, bank=self._banks.load, workers=workers, device=device,
-                evaluate_every=evaluate_every, save_seconds=save_seconds, keep_every=keep_every, told=told, progress=progress,
+                chosen, images, validation, folder, bank=self._banks.load, saving=saving or Saving(), workers=choice.workers,
+                device=device, told=told, progress=progress,
             )  # fmt: skip
         except BaseException as error:
             if rows:

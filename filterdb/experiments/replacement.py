@@ -29,6 +29,7 @@ from filterdb import banks
 from filterdb.banks import Bank
 from filterdb.clusters import lines
 from filterdb.errors import FilterdbError
+from filterdb.frozen.choices import Repair
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.recalibrate import norms, recalibrate
 from filterdb.frozen.replace import replacements
@@ -49,8 +50,8 @@ STEPS: Mapping[str, dict[str, Any]] = {
     "recalibrated": {"restored": True},
     "inputs+recalibrated": {"match": "inputs", "restored": True},
     "mixed+recalibrated": {"mix": 0.5, "restored": True},
-    "repaired": {"repaired": True},
-    "inputs+mixed+repaired": {"match": "inputs", "mix": 0.5, "repaired": True},
+    "repaired": {"pointwise": True},
+    "inputs+mixed+repaired": {"match": "inputs", "mix": 0.5, "pointwise": True},
 }
 """What is done, in the words of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. What is recalibrated where
 there is batch normalisation is corrected where there is none."""
@@ -150,17 +151,17 @@ def run(
 def measured(bench: Bench, plan: Plan | None, options: dict[str, Any], *, normed: bool) -> dict[str, Any]:
     """Replace, and measure; without a plan, the network itself."""
     started = time.perf_counter()
-    mix, restored = options.pop("mix", 0.0), options.pop("restored", False)
+    mix, restored, pointwise = options.pop("mix", 0.0), options.pop("restored", False), options.pop("pointwise", False)
     if plan is None:
         module, report = copy.deepcopy(bench.module), None
         if restored:
             recalibrate(module, bench.looked_at)
     else:
-        options["recalibrated" if normed else "corrected"] = restored
-        made = frozen(bench.module, replace(plan, mix=mix), batches=bench.looked_at, **options)
+        repair = Repair(recalibrate=restored and normed, correct=restored and not normed, pointwise=pointwise)
+        made = frozen(bench.module, replace(plan, mix=mix), repair=repair, batches=bench.looked_at, **options)
         module, report = made.module, made.report
     spent = time.perf_counter() - started
-    top1, of_all = bench.top1(module, of_all=not options.get("repaired") and not restored)
+    top1, of_all = bench.top1(module, of_all=not pointwise and not restored)
     n = sum(len(y) for _, y in bench.measured)
     return {
         "top1": f"{top1:.3f}", "error": f"{(top1 * (1 - top1) / n) ** 0.5:.3f}",

@@ -17,7 +17,7 @@ from typing import Any
 
 from filterdb import banks
 from filterdb.images import open_images
-from filterdb.training import Settings, train
+from filterdb.training import Saving, Settings, train
 
 WAYS: dict[str, dict[str, Any]] = {
     "trainable": {"mode": "trainable"},
@@ -65,7 +65,7 @@ def main() -> None:
                 one = settings(way, count, seed, given.seen, given.input_size)
                 found = train(
                     one, images, validation, given.out / f"{way} {count} {seed}".replace(" ", "-"), bank=banks.load,
-                    evaluate_every=one.epochs,
+                    saving=Saving(evaluate_every=one.epochs),
                 )  # fmt: skip
                 loss = next(row["value"] for row in reversed(found.metrics) if row["metric"] == "loss")
                 seconds = found.seconds if found.resumed < one.epochs else 0.0  # a run that was done is only looked at again

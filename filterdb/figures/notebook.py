@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import numpy as np
@@ -73,6 +73,31 @@ def html(relation: duckdb.DuckDBPyRelation) -> str | None:
     ]
     more = f"<p>The first {ROWS} rows.</p>" if len(rows) > ROWS else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+
+
+class Totals(Protocol):
+    """What is shown of a database as a whole; ``filterdb.database.Info`` is one."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def models(self) -> int: ...
+    @property
+    def filters(self) -> int: ...
+
+
+def database(info: Totals, models: Sequence[Sequence[Any]]) -> str:
+    """A database: where it is, how much there is, and its first models (model, dataset, layers, filters, sizes)."""
+    head = "".join(f"<th>{name}</th>" for name in ("model", "dataset", "layers", "filters", "sizes"))
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(_cell(value))}</td>' for value in row)}</tr>" for row in models[:ROWS])
+    more = f"<p>The first {ROWS} models.</p>" if len(models) > ROWS else ""
+    counts = f"{info.filters:,} filters of {info.models:,} models, version {info.version}"
+    return (
+        f"<p><b>filterdb</b> {escape(info.path)}: {counts}</p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}"
+    )
 
 
 def _own(row: Mapping[str, Any]) -> NDArray[np.float64] | None:

@@ -2,8 +2,11 @@
 
 layer       FrozenDepthwiseConv2d and the autograd function below it
 swap        layers of a network frozen, and plain again
+choices     which template a kernel becomes, and what is repaired afterwards
 plan        which layers get which bank
 replace     every kernel of a network becomes its best a·g + b
+pointwise   the pointwise layers behind replaced kernels, solved again
+recalibrate, correct   batch normalisations, gains and biases
 mixtures    several templates in the place of one kernel
 inputs      the fit weighted by what a layer sees
 steps       replacement and what comes after it, in order: recalibrate, correct, repair
@@ -14,5 +17,6 @@ report      what a replacement changed, layer by layer
 """
 
 __all__ = [
-    "files", "greedy", "layer", "make_bank", "plan", "pool", "recalibrate", "replace", "report", "steps", "swap", "trials",
+    "choices", "files", "greedy", "layer", "make_bank", "plan", "pool", "recalibrate", "replace", "report", "steps",
+    "swap", "trials",
 ]  # fmt: skip

@@ -35,6 +35,20 @@ KEEP_SECONDS = 20.0
 Progress = Callable[[str, int, int], None]
 
 
+@dataclass(frozen=True)
+class Search:
+    """How templates are dropped."""
+
+    stop: int = 1
+    """How many templates to leave."""
+    per: str = "layer"
+    """Of energy: "layer" counts each layer alike, its kernels by their energy |f - mean|², "network" all kernels by their energy,
+    "kernel" each kernel alike."""
+    lazy: bool = False
+    """Of objectives on images: try only candidates that may win if losses only grow as the bank shrinks. Several times fewer
+    trials, and not the exact search where that does not hold."""
+
+
 def measured(objective: str, cost: Cost, images: int) -> dict[str, float]:
     """A cost in the words of its objective: shares in [0, 1], nats."""
     if objective == "energy":

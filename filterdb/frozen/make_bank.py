@@ -6,7 +6,7 @@ Each maker gives a ``Bank`` whose ``made_by`` says how it was made, of what, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import numpy as np
@@ -67,22 +67,33 @@ def uniform_codes(name: str, classifier: Classifier, count: int | None, version:
     return Bank(name, names, kernels, labels.of_codes(classifier.stretches, codes), ICLR, made_by)
 
 
+@dataclass(frozen=True)
+class KMeans:
+    """How templates are clustered out of kernels."""
+
+    count: int
+    """Of templates."""
+    centres: bool = False
+    """The directions in the middle of the clusters, of length 1, instead of real kernels."""
+    seed: int = 0
+    """Of the starts, and of the draw where there are more kernels than a training sees."""
+
+
 def kmeans(
-    view: View, name: str, count: int, *, models: str | Sequence[str] | None = None, size: str | int | None = None, seed: int = 0,
-    centres: bool = False, progress: Progress | None = None,
+    view: View, name: str, asked: KMeans, *, models: str | Sequence[str] | None = None, size: str | int | None = None,
+    progress: Progress | None = None,
 ) -> Bank:  # fmt: skip
     """The medoids, or the centres, of k-means up to sign (``filterdb.clusters.lines``) over the distinct kernels of a size.
 
     Args:
         view: the version to read.
         name: of the bank.
-        count: of templates.
+        asked: how many templates, and how they are found.
         models: names or globs; by default all, of a training run only the last checkpoint.
         size: of the kernels; needed where the models have several.
-        seed: of the starts, and of the draw where there are more kernels than a training sees.
-        centres: the directions in the middle of the clusters, of length 1, instead of real kernels.
         progress: told how far it is.
     """
+    count, seed = asked.count, asked.seed
     _check_count(count)
     chosen_size = view.only_size() if size is None else view.check_size(size)
     kernel_h, kernel_w = parse_size(chosen_size)
@@ -96,7 +107,7 @@ def kmeans(
     found = lines.train(centred_unit(kernels).unit.astype(np.float32), count, seed, progress)
     sizes = np.bincount(found.cluster, minlength=count)
     words = [f"{kernels_in:,} of {len(kernels):,} kernels" for kernels_in in sizes]
-    if centres:
+    if asked.centres:
         templates, what = found.centres, "centres"
     else:
         templates, what = kernels[found.medoids], "medoids"

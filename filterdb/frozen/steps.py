@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from filterdb.errors import InvalidArgument
+from filterdb.frozen.choices import By, Repair
 from filterdb.frozen.correct import correct
 from filterdb.frozen.inputs import by_inputs, observe
 from filterdb.frozen.layer import Parts
 from filterdb.frozen.plan import Plan
+from filterdb.frozen.pointwise import solve_pointwise
 from filterdb.frozen.recalibrate import norms, recalibrate
-from filterdb.frozen.repair import repair
 from filterdb.frozen.replace import Frozen, freeze, replacements
 from filterdb.networks.network import unwrapped
 
-By = Literal["weights", "inputs"]
 Progress = Callable[[str, int, int], None]
+NOTHING = Repair()
 
 
 def frozen(
-    module: nn.Module, plan: Plan, *, match: By = "weights", recalibrated: bool = False, corrected: bool = False,
-    repaired: bool = False, batches: Sequence[Tensor] = (), progress: Progress | None = None,
+    module: nn.Module, plan: Plan, *, match: By = "weights", repair: Repair = NOTHING, batches: Sequence[Tensor] = (),
+    progress: Progress | None = None,
 ) -> Frozen:  # fmt: skip
     """A copy of a network with replaced kernels.
 
@@ -33,21 +34,16 @@ def frozen(
         module: the network, in eval mode; it stays as it is.
         plan: which bank for which layer.
         match: templates by the weights, exactly as ``nearest`` finds them, or by what the layers see of ``batches``.
-        recalibrated: re-estimate batch normalisations on ``batches``.
-        corrected: set gains and biases of the replaced layers so that their outputs keep mean and variance.
-        repaired: solve the pointwise layers behind depthwise ones again; then re-estimate batch normalisations, or correct all
-            these layers where there are none.
+        repair: what is repaired afterwards on ``batches``.
         batches: unlabelled images as the network takes them, on its device.
         progress: told what is being done.
 
     Raises:
         InvalidArgument: images are needed and there are none, or a network without batch normalisation is to be recalibrated.
     """
-    if match not in get_args(By):
-        raise InvalidArgument(f'match "{match}" is not a choice. Say weights or inputs.')
-    looks = match == "inputs" or recalibrated or corrected or repaired
-    if looks and not batches:
-        raise InvalidArgument("Images are needed to match by inputs, recalibrate, correct and repair. Name some with data.")
+    recalibrated, corrected, repaired = repair.recalibrate, repair.correct, repair.pointwise
+    if (match == "inputs" or repair) and not batches:
+        raise InvalidArgument("Images are needed to match by inputs and to repair. Name some with data.")
     inner, told = unwrapped(module), progress or (lambda what, done, total: None)
     normed, images, notes = bool(norms(inner)), sum(len(batch) for batch in batches), []
     if recalibrated and not normed:
@@ -57,8 +53,7 @@ def frozen(
         told("looking at the layers' inputs", 0, 0)
         names = [one.layer.name for one in replacements(inner, plan) if one.bank is not None]
         windows = observe(inner, names, batches, images=images)
-        mended = recalibrated or corrected or repaired
-        matcher = by_inputs(windows, signed=plan.signed, mix=plan.mix, centred=mended)
+        matcher = by_inputs(windows, signed=plan.signed, mix=plan.mix, centred=bool(repair))
         notes.append("templates were matched by what the layers see")
     told("replacing kernels", 0, 0)
     made = freeze(module, plan, match=matcher, by=match)
@@ -67,7 +62,7 @@ def frozen(
     if corrected or (repaired and not normed):
         told("correcting gains and biases", 0, 0)
         _scale(parts, correct(inner, new, replaced, batches))
-    solved = repair(inner, new, replaced, batches, progress=progress) if repaired else []
+    solved = solve_pointwise(inner, new, replaced, batches, progress=progress) if repaired else []
     if repaired and not normed:
         told("correcting gains and biases", 0, 0)
         order = [name for name, _ in new.named_modules() if name in {*replaced, *solved}]

@@ -10,7 +10,8 @@ Pictures are decoded when they are asked for, in the workers of a loader.
 from __future__ import annotations
 
 from filterdb.images.batches import batches, transform
+from filterdb.images.choice import Images
 from filterdb.images.image_set import ImageSet
 from filterdb.images.open import open_images
 
-__all__ = ["ImageSet", "batches", "image_set", "open_images", "transform"]
+__all__ = ["ImageSet", "Images", "batches", "image_set", "open_images", "transform"]

@@ -1,12 +1,17 @@
 """Training networks whose depthwise kernels are frozen, or come from a bank: timm's parts in one plain loop.
 
-``settings`` says what may be chosen, ``modes`` makes the network, ``data`` its batches, ``state`` what a killed run goes on from,
-``loop`` trains. ``demo`` is the older, smaller loop that made the demo network.
+settings          what may be chosen, and the recipes of ``data/training``
+modes             the network: its architecture, where its kernels come from, what of them stays frozen
+initialise        depthwise kernels started from a bank
+data              batches, the same for the same seed
+loop              trains
+state             what an interrupted run resumes from
+kernel_gradients  depthwise kernels that forget their random start
 """
 
 from __future__ import annotations
 
 from filterdb.training.loop import Trained, train
-from filterdb.training.settings import MODES, Settings
+from filterdb.training.settings import MODES, Saving, Settings
 
-__all__ = ["MODES", "Settings", "Trained", "settings", "state", "train"]
+__all__ = ["MODES", "Saving", "Settings", "Trained", "initialise", "settings", "state", "train"]

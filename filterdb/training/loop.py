@@ -29,13 +29,16 @@ from filterdb.images import ImageSet
 from filterdb.networks import Network, evaluation
 from filterdb.training import state as states
 from filterdb.training.data import Batches, some_of_each
-from filterdb.training.modes import Prepared, check_finite, depthwise, prepare
-from filterdb.training.settings import Settings
+from filterdb.training.initialise import depthwise
+from filterdb.training.kernel_gradients import KernelGradients, decay, parameter_groups
+from filterdb.training.modes import Prepared, check_finite, prepare
+from filterdb.training.settings import Saving, Settings
 
 Progress = Callable[[str, int, int], None]
 Told = Callable[[list[dict[str, Any]]], None]
 MODEL = "model.safetensors"
 CHECKPOINTS = "checkpoints"
+SAVING = Saving()
 
 
 @dataclass
@@ -66,8 +69,7 @@ class _Place:
 
 def train(
     settings: Settings, train_images: ImageSet, validation: ImageSet, out: Path, *, bank: Callable[[str], Bank],
-    workers: int = 0, device: str | None = None, evaluate_every: int = 1, save_seconds: float = 600,
-    keep_every: int | None = None, told: Told | None = None,
+    saving: Saving = SAVING, workers: int = 0, device: str | None = None, told: Told | None = None,
     progress: Progress | None = None,
 ) -> Trained:  # fmt: skip
     """Train, evaluate after each epoch, keep what is needed to go on, and save the network.
@@ -79,11 +81,9 @@ def train(
             after some steps (``run:OUT/checkpoints`` ingests them), and in the end ``model.safetensors``. Where a run of the
             same settings was stopped there, it goes on.
         bank: a bank by its name.
+        saving: how often it is evaluated and kept.
         workers: processes that decode and augment images, for each process of the training.
         device: torch's; by default the GPU where there is one.
-        evaluate_every: epochs between evaluations; the last epoch always ends with one.
-        save_seconds: the least time between states that are kept within an epoch; at its end one is kept anyway.
-        keep_every: epochs between checkpoints of the kernels; by default ten of the run, closer at its start.
         told: called with all rows of ``metrics`` after each epoch.
         progress: called with what is being done, the steps done, and how many there are.
 
@@ -103,17 +103,20 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         run = _Run(settings, prepared, batches, out, place)
         resumed = run.resume()
-        kept = _kept(settings.epochs, keep_every)
+        kept = _kept(settings.epochs, saving.keep_every)
         total = settings.epochs * batches.steps
         if resumed == 0 and place.rank == 0:
             run.keep(0)
+
+        def said(done: int) -> None:
+            if progress:
+                progress(f"training {settings.model}", done, total)
+
         try:
             for epoch in range(resumed, settings.epochs):
-                run.epoch(
-                    epoch, save_seconds, lambda done: progress(f"training {settings.model}", done, total) if progress else None
-                )
+                run.epoch(epoch, saving.save_seconds, said)
                 if place.rank == 0:
-                    if (epoch + 1) % evaluate_every == 0 or epoch + 1 == settings.epochs:
+                    if (epoch + 1) % saving.evaluate_every == 0 or epoch + 1 == settings.epochs:
                         run.judge(validation, epoch, workers)
                     if epoch + 1 in kept:
                         run.keep((epoch + 1) * batches.steps)
@@ -152,19 +155,27 @@ class _Run:
         self.module = self.network.module.to(place.device)
         if settings.channels_last:
             self.module = self.module.to(memory_format=torch.channels_last)
-        own = settings.seed * 1009 + place.rank
-        torch.manual_seed(own)  # stochastic depth and dropout
-        np.random.seed(own)  # noqa: NPY002 - timm's mixup draws from it
+        seed = settings.seed * 1009 + place.rank
+        torch.manual_seed(seed)  # stochastic depth and dropout
+        np.random.seed(seed)  # noqa: NPY002 - timm's mixup draws from it
         self.ema = ModelEmaV3(self.module, decay=settings.ema, use_warmup=True) if settings.ema is not None else None
         self.running: nn.Module = self.module
         if place.world > 1:
             self.running = nn.parallel.DistributedDataParallel(
                 self.module, device_ids=[place.device.index] if place.device.type == "cuda" else None
             )
-        self.optimiser = create_optimizer_v2(
-            self.module, opt=settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
-        )
         self.updates = -(-batches.steps // settings.accumulate)
+        kernels = [one.weight for one in depthwise(self.module).values()] if settings.forget is not None else []
+        self.kernel_gradients = KernelGradients(kernels)
+        own: Any = self.module
+        betas: dict[str, Any] = {"betas": settings.opt_betas} if settings.opt_betas else {}
+        if settings.forget is not None:
+            forgotten = decay(settings.forget, settings.lr, settings.epochs * self.updates)
+            own = parameter_groups(self.module, kernels, settings.weight_decay, forgotten)
+        self.optimiser = create_optimizer_v2(
+            own, opt=settings.opt, lr=settings.lr, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay,
+            **betas,
+        )  # fmt: skip
         self.scheduler, _ = create_scheduler_v2(
             self.optimiser, sched=settings.sched, num_epochs=settings.epochs, warmup_epochs=settings.warmup_epochs,
             warmup_lr=settings.lr * 1e-2, min_lr=settings.min_lr, step_on_epochs=False, updates_per_epoch=self.updates,
@@ -225,6 +236,7 @@ class _Run:
         self.scaler.unscale_(self.optimiser)
         if self.settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_grad)
+        self.kernel_gradients.scale()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
@@ -258,6 +270,7 @@ class _Run:
             "settings": self.settings.to_dict(), "epochs": epochs, "batches": batches, "total": total,
             "module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(), "random": states.random_state(), "metrics": self.metrics,
+            "kernel_gradients": self.kernel_gradients.size,
         })  # fmt: skip
 
     def resume(self) -> int:
@@ -271,6 +284,7 @@ class _Run:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.metrics = state["metrics"]
+        self.kernel_gradients.size = state.get("kernel_gradients", [])
         inside = int(state.get("batches", 0))  # files of an older filterdb have whole epochs alone
         self.scheduler.step_update(state["epochs"] * self.updates + inside // self.settings.accumulate)
         alone = self.place.world == 1

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from filterdb import banks
 from filterdb.banks import Bank
 from filterdb.errors import InvalidArgument, RunError
 from filterdb.frozen.layer import Parts
@@ -19,14 +18,8 @@ from filterdb.frozen.plan import Plan
 from filterdb.frozen.replace import replacements
 from filterdb.frozen.swap import freeze_layers
 from filterdb.networks import Network, load, new
+from filterdb.training.initialise import depthwise, gains, init_depthwise
 from filterdb.training.settings import FROZEN, Settings
-
-DOG_SHARES = {"on-centre": 0.45, "off-centre": 0.10, "cross": 0.15, "first derivative": 0.20, "second derivative": 0.10}
-"""The proportions of the initialisation of ConvMixer by the ICLR paper's authors."""
-_DOG_TEMPLATES = {
-    "on-centre": [0], "off-centre": [1], "cross": [2, 3], "first derivative": [4, 5, 6, 7], "second derivative": [8, 9],
-}  # fmt: skip
-"""Which templates of the bank "dog" are of each kind."""
 
 
 @dataclass
@@ -61,7 +54,7 @@ def prepare(settings: Settings, num_classes: int, bank: Callable[[str], Bank]) -
         if settings.filters is not None:
             _transfer(network.module, load(settings.filters, architecture=_said(settings, settings.filters)))
         if settings.mode == "dog-init":
-            _draw(network.module, banks.load("dog"), _dog_index, settings.seed)
+            init_depthwise(network.module, seed=settings.seed)
         chosen = None if settings.bank is None else bank(settings.bank)
         if chosen is not None and settings.shuffle:
             chosen = shuffled(chosen, settings.seed)
@@ -82,14 +75,6 @@ def prepare(settings: Settings, num_classes: int, bank: Callable[[str], Bank]) -
     _install(network.module, parts, settings.mode)
     _try(network)
     return Prepared(network, chosen, left)
-
-
-def depthwise(module: nn.Module) -> dict[str, nn.Conv2d]:
-    """The depthwise layers with a spatial pattern, by name."""
-    return {
-        name: one for name, one in module.named_modules()
-        if isinstance(one, nn.Conv2d) and one.groups == one.in_channels > 1 and one.kernel_size != (1, 1)
-    }  # fmt: skip
 
 
 def kernels_of(module: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -164,35 +149,8 @@ def _drawn(module: nn.Module, bank: Bank, seed: int) -> tuple[dict[str, Parts], 
             left[name] = at
             continue
         index = rng.integers(len(at), size=len(kernels))
-        parts[name] = Parts(at.templates, index, _gains(at, index, kernels))
+        parts[name] = Parts(at.templates, index, gains(at, index, kernels))
     return parts, left
-
-
-def _gains(bank: Bank, index: NDArray[np.int64], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gains that give templates the length that kernels have on average (root mean square)."""
-    length = np.sqrt(np.square(kernels).sum(axis=(1, 2, 3)).mean())
-    norms = np.linalg.norm(bank.templates.reshape(len(bank), -1), axis=1)
-    return (length / norms[index]).astype(np.float32)
-
-
-def _dog_index(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    kinds = rng.choice(len(DOG_SHARES), size=n, p=list(DOG_SHARES.values()))
-    choices = list(_DOG_TEMPLATES.values())
-    return np.array([rng.choice(choices[kind]) for kind in kinds], dtype=np.int64)
-
-
-def _draw(module: nn.Module, bank: Bank, choose: Callable[[int, np.random.Generator], NDArray[np.int64]], seed: int) -> None:
-    """Start kernels of odd sizes from 3x3 as templates of a bank, each as long as the kernels it takes the place of."""
-    rng = np.random.default_rng(seed)
-    for name, kernels in kernels_of(module).items():
-        kernel_h, kernel_w = kernels.shape[2:]
-        if kernel_h % 2 == 0 or kernel_w % 2 == 0 or min(kernel_h, kernel_w) < 3:
-            continue
-        at = bank.at((kernel_h, kernel_w))
-        index = choose(len(kernels), rng)
-        new_kernels = at.templates[index] * _gains(at, index, kernels)[:, None, None]
-        with torch.no_grad():
-            depthwise(module)[name].weight.copy_(torch.from_numpy(new_kernels).unsqueeze(1))
 
 
 def _install(module: nn.Module, parts: Mapping[str, Parts], mode: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from filterdb.errors import InvalidArgument, not_found
+from filterdb.share import folder
 
 MODES = {
     "trainable": "all weights are trained, the ordinary way",
@@ -48,9 +52,14 @@ class Settings:
     accumulate: int = 1
     """Batches whose gradients make one step."""
     opt: str = "adamw"
+    opt_betas: tuple[float, float] | None = None
+    """Of Adam and its kin; by default the optimiser's own."""
     lr: float = 1e-3
     weight_decay: float = 0.05
     layer_decay: float | None = None
+    forget: float | None = None
+    """The start of the depthwise kernels decays by exp(-forget) over the run, and their gradients have the same size in every
+    layer, so that a short run shows the shapes of kernels (see ``training.kernel_gradients``). None trains them as all else."""
     sched: str = "cosine"
     warmup_epochs: int = 5
     min_lr: float = 0.0
@@ -91,6 +100,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidArgument(f"{name} is {value}: it must be more than 0.")
+        if self.forget is not None and self.forget <= 0:
+            raise InvalidArgument(f"forget is {self.forget}: it must be more than 0, such as 8.")
+        if self.forget is not None and (self.layer_decay is not None or self.mode in FROZEN):
+            other = f'the mode "{self.mode}"' if self.mode in FROZEN else "layer_decay"
+            raise InvalidArgument(f"forget is for kernels that train at one rate: leave it out with {other}.")
         for name in ("weight_decay", "warmup_epochs", "smoothing", "mixup", "cutmix", "reprob", "drop_path", "min_lr"):
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"{name} is {getattr(self, name)}: it must not be less than 0.")
@@ -99,6 +113,60 @@ class Settings:
         if self.ema is not None and not 0 < self.ema < 1:
             raise InvalidArgument(f"ema is {self.ema}: a decay lies between 0 and 1, such as 0.999.")
 
+    @classmethod
+    def recipe(cls, name: str | os.PathLike[str], **settings: Any) -> Settings:
+        """The settings of a training recipe, such as "demo", or of a TOML file of your own; ``settings`` replace some of them.
+
+        Raises:
+            NotFound: no recipe or setting of that name.
+            InvalidArgument: a file that is not such TOML.
+        """
+        path = Path(os.fspath(name)).expanduser()
+        if str(name) in recipes() and not path.exists():
+            path = folder("data") / "training" / f"{name}.toml"
+        elif not path.is_file():
+            raise not_found("training recipe", str(name), recipes())
+        try:
+            said = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"{path} is not a training recipe: {' '.join(str(error).split())}.") from error
+        return cls.of(**said | settings)
+
+    @classmethod
+    def of(cls, **settings: Any) -> Settings:
+        """Settings by their names, as they come from a file or a user.
+
+        Raises:
+            NotFound: no setting of that name.
+            InvalidArgument: values that make no sense, or no model.
+        """
+        for name in settings:
+            if name not in cls.__dataclass_fields__:
+                raise not_found("setting of a training", name, cls.__dataclass_fields__)
+        if "model" not in settings:
+            raise InvalidArgument("A training needs a model: a timm architecture, or demo.")
+        pairs = {name: tuple(settings[name]) for name in ("opt_betas", "scale") if isinstance(settings.get(name), list)}
+        return cls(**settings | pairs)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the table and for checkpoints."""
-        return asdict(self) | {"args": dict(self.args), "scale": list(self.scale)}
+        pairs = {name: value and list(value) for name, value in (("opt_betas", self.opt_betas), ("scale", self.scale))}
+        return asdict(self) | {"args": dict(self.args)} | pairs
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How often a training is evaluated, and what it keeps while it runs."""
+
+    evaluate_every: int = 1
+    """Epochs between evaluations; the last epoch always ends with one."""
+    save_seconds: float = 600
+    """The least time between states that are kept within an epoch; at its end one is kept anyway."""
+    keep_every: int | None = None
+    """Epochs between checkpoints of the kernels, ``run:OUT/checkpoints`` for ingest; by default ten of a run, closer at its
+    start."""
+
+
+def recipes() -> list[str]:
+    """The training recipes that come with filterdb."""
+    return sorted(path.stem for path in (folder("data") / "training").glob("*.toml"))

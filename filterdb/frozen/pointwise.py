@@ -83,7 +83,7 @@ def followers(module: nn.Module, layers: Sequence[str], x: Tensor) -> dict[str, 
     return found
 
 
-def repair(
+def solve_pointwise(
     original: nn.Module, module: nn.Module, layers: Sequence[str], batches: Sequence[Tensor], *, ridge: float = RIDGE,
     seed: int = 0, progress: Callable[[str, int, int], None] | None = None,
 ) -> list[str]:  # fmt: skip

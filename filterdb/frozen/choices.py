@@ -1,0 +1,70 @@
+"""What may be chosen of a replacement: which template a kernel becomes, and what is repaired afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from filterdb.errors import InvalidArgument, not_found
+
+By = Literal["weights", "inputs"]
+MATCHES = ("weights", "inputs")
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which template for which kernel."""
+
+    match: By = "weights"
+    """Templates by the "weights", exactly as ``nearest`` finds them, or by what the layers see of the images: "inputs"."""
+    signed: bool = False
+    """Only positive gains."""
+    layers: str | Sequence[str] | None = None
+    """Only these layers: names or globs."""
+    resize: str = "none"
+    """What becomes of kernels of sizes that the bank lacks: "none" leaves them, "formula" takes the bank at their size by its
+    formula, "crop" the centre crop of its templates for smaller kernels."""
+    mix: float = 0.0
+    """Kernels of whose energy one template keeps less than this share become mixtures of two templates."""
+
+    def __post_init__(self) -> None:
+        if self.match not in MATCHES:
+            raise InvalidArgument(f'match "{self.match}" is not a choice. Choose weights or inputs.')
+
+    @classmethod
+    def of(cls, matching: By | Matching | None) -> Matching:
+        """What a verb was given, as ``Matching``; a single word is ``match``."""
+        return cls() if matching is None else matching if isinstance(matching, Matching) else cls(matching)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What is repaired after kernels were replaced, on unlabelled images. Nothing of it is training."""
+
+    recalibrate: bool = False
+    """Re-estimate the statistics of batch normalisations."""
+    correct: bool = False
+    """For networks without batch normalisation: set gains and biases of the replaced layers so that the mean and variance of each
+    channel stay what they were."""
+    pointwise: bool = False
+    """Solve the pointwise layers behind depthwise ones again by least squares; then recalibrate, or correct."""
+
+    @classmethod
+    def of(cls, repair: str | Iterable[str] | Repair | None) -> Repair:
+        """What a verb was given, as ``Repair``: itself, or the names of its fields.
+
+        Raises:
+            NotFound: no repair of that name.
+        """
+        if isinstance(repair, Repair):
+            return repair
+        known = [one.name for one in fields(cls)]
+        names = [repair] if isinstance(repair, str) else list(repair or ())
+        for name in names:
+            if name not in known:
+                raise not_found("repair", name, known)
+        return cls(**dict.fromkeys(names, True))
+
+    def __bool__(self) -> bool:
+        return self.recalibrate or self.correct or self.pointwise

@@ -14,24 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from command import run
 from conftest import put, random_kernels
 from safetensors.numpy import save_file
 
 from filterdb import Database
 from filterdb.errors import SourceError
-
-
-def run(*arguments: str | Path, code: int = 0, db: Path | None = None, cwd: Path | None = None) -> str:
-    """Run filterdb; standard output if it ended with ``code``, standard error if that is not 0."""
-    command = [sys.executable, "-c", "from filterdb.cli import main; main()", *map(str, arguments)]
-    if db is not None:
-        command += ["--db", str(db)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    if code == 1:
-        assert done.stderr.startswith("filterdb: ") or "x " in done.stderr
-    return done.stderr if code else done.stdout
 
 
 @pytest.fixture

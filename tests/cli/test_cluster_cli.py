@@ -12,9 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from command import run
 from conftest import put, random_kernels
-from test_cli import run
-from test_cluster_training import made_kernels
+from made import made_kernels
 
 from filterdb import Database
 from filterdb.clusters import labels, read

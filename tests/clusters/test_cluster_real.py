@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import random_kernels
+from real import data
 
 from filterdb import Database
 from filterdb.clusters import clustering, compare, controls, make
 from filterdb.kernels import centred_unit, shapes
 from filterdb.kernels.sizes import parse_size
-from tests.real import data
 
 SEVEN = ["mcunet-320kb-1mb_imagenet.pth", "proxyless-w0.3-r176_imagenet.pth", "mcunet_in1_cifar10.pth", "team10_HFENet.pth"]
 SHARE_TOLERANCE = 0.05

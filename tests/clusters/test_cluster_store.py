@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import put, random_kernels
+from made import by_hand, ideal_kernel, kernels, made_kernels
 from safetensors.numpy import save_file
-from test_cluster_training import FORMS, ideal_kernel, made_kernels
 
 from filterdb import Database
 from filterdb.clusters import Classifier, compare, labels, read, write
@@ -19,17 +19,6 @@ from filterdb.kernels import centred_unit, shapes
 
 FEW = {"epochs": 2, "restarts": 1}
 """Training that is over at once, for what does not depend on how good it is."""
-
-
-def by_hand(name: str = "hand", threshold: float = 0.1, names: tuple[str, ...] = tuple(FORMS)) -> Classifier:
-    """A classifier whose prototypes are ideal kernels."""
-    centres = np.array([ideal_kernel(one, 0.9).ravel() for one in names], np.float32)
-    stretches = [Stretch(one, i, i + 1) for i, one in enumerate(names)]
-    return Classifier(name, "kmeans", 7, 7, threshold, stretches, {"centres": centres}, facts={"seed": 0, "kernels": 0})
-
-
-def kernels(count: int, seed: int = 0) -> np.ndarray:
-    return made_kernels(count, seed=seed)[0].reshape(-1, 7, 7)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import FORMS, made_kernels
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import nn
 
@@ -18,30 +19,9 @@ from filterdb.clusters.autoencoder import Settings, Trained, basis, decode, enco
 from filterdb.clusters.controls import controls, retrain, untrained_kernels
 from filterdb.errors import FilterdbError, InvalidArgument
 from filterdb.kernels import centred_unit, shapes
-from filterdb.kernels.scale_space import Jet, cross
 
-FORMS = {
-    "on_centre": ("T", 1), "off_centre": ("T", -1), "dx_plus": ("dx", 1), "dx_minus": ("dx", -1), "dy_plus": ("dy", 1),
-    "dy_minus": ("dy", -1), "on_cross": ("", 1),
-}  # fmt: skip
-"""The shapes that ``made_kernels`` draws from: derivative and sign."""
 SETTINGS = {"epochs": 15, "restarts": 8}
 """Enough for the made kernels: all seven shapes from each seed that was tried."""
-
-
-def ideal_kernel(name: str, sigma: float) -> np.ndarray:
-    """A 7x7 kernel of one of the shapes in ``FORMS``."""
-    operator, sign = FORMS[name]
-    return sign * (Jet(sigma, sigma, {operator: 1}).kernel(7, 7) if operator else cross(7, 7, sigma / 1.6))
-
-
-def made_kernels(count: int = 1500, noise: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(count, 49) kernels of seven shapes at scales from .6 to 1.3 px with noise, any gain and offset; and their shapes."""
-    rng = np.random.default_rng(seed)
-    names = rng.choice(list(FORMS), count)
-    ideal = [ideal_kernel(name, sigma) for name, sigma in zip(names, rng.uniform(0.6, 1.3, count), strict=True)]
-    unit = centred_unit(np.array(ideal)).unit + noise / 7 * rng.standard_normal((count, 49))
-    return (rng.uniform(0.1, 3, (count, 1)) * unit + rng.normal(0, 0.3, (count, 1))).astype(np.float32), names
 
 
 def unit_kernels(count: int, seed: int = 0) -> np.ndarray:

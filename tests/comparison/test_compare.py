@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command import run
 from conftest import make_model, put, random_kernels
+from made import by_hand
+from made import kernels as shaped
+from real import data
 from safetensors.numpy import save_file
 from scipy.stats import entropy
-from test_cli import run
-from test_cluster_store import by_hand
-from test_cluster_store import kernels as shaped
 
 from filterdb import Database
 from filterdb.comparison import compare as comparison
@@ -24,7 +25,6 @@ from filterdb.errors import FilterdbError, InvalidArgument, NotFound, SourceErro
 from filterdb.kernels import centred_unit, novelty, pca
 from filterdb.kernels.novelty import most_novel
 from filterdb.sources import Pending
-from tests.real import data
 
 
 def flat(kernels: np.ndarray) -> np.ndarray:

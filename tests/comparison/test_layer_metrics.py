@@ -6,15 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from command import run
 from conftest import put, random_kernels
-from test_cli import run
+from real import data
 
 from filterdb import Database
 from filterdb.comparison import layer_metrics
 from filterdb.comparison.layer_metrics import LayerMetrics, measure, orthogonality, random_entropy, sparsity
 from filterdb.database import ingest
 from filterdb.errors import InvalidArgument, NotFound, StoreError
-from tests.real import data
 
 
 def plain(f: np.ndarray) -> tuple[float, float, float]:

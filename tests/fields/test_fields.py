@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from command import run
 from conftest import put, random_kernels
-from test_cli import run
 from test_fits import members, structured
 
 from filterdb import Bank, Database
-from filterdb.cli import main
 from filterdb.errors import BankError, FilterdbError, InvalidArgument, NotFound, SourceError, StoreError
 from filterdb.fields import fits
 from filterdb.fields.describing import FilterDescription, GroupDescription
@@ -682,29 +681,6 @@ def test_other_banks_and_none(told):
 
 
 # -- the command line ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """``run`` without the seconds that a process of its own takes to import torch: the same ``main``, in this one."""
-
-    monkeypatch.setattr("filterdb.cli._end_soon_after_interrupt", lambda: None)  # pytest's own answer to Ctrl-C stays
-
-    def call(*arguments: str | Path, db: Path, code: int = 0) -> str:
-        monkeypatch.setattr("sys.argv", ["filterdb", *map(str, arguments), "--db", str(db)])
-        ended = 0
-        try:
-            main()
-        except SystemExit as end:
-            ended = end.code or 0
-        said = capsys.readouterr()
-        assert ended == code, said.err
-        if code == 1:
-            assert said.err.startswith("filterdb: ")
-            assert len(said.err.splitlines()) == 1
-        return said.err if code else said.out
-
-    return call
 
 
 def test_describe_on_the_command_line(told, tmp_path):

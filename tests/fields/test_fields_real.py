@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import put
-from test_sources_real import REFUSED
+from real import REFUSED, data, manifest
 
 from filterdb import Database
 from filterdb.fields import fits
 from filterdb.fields.describing import FilterDescription, GroupDescription
 from filterdb.kernels import centred_unit, descriptors
 from filterdb.sources import resolve
-from tests.real import data, manifest
 
 SOME = 12
 """Kernels of each layer that are fitted, of the three layers with the largest kernels."""

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import random_kernels
+from real import data
 from scipy.optimize import minimize
 
 from filterdb import banks
@@ -19,7 +20,6 @@ from filterdb.fields import fits
 from filterdb.fields.fits.families import meaningless
 from filterdb.fields.fits.solve import AT_BOUND, COINCIDE, ENOUGH, LARGEST_SIGMA, SMALLEST_SIGMA, bounds
 from filterdb.kernels.scale_space import LAPLACIAN, Jet, cross, mask, masks_of, n_jet, profile
-from tests.real import data
 
 FORMS = {
     "gaussian": ["T"],

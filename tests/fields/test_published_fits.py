@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from real import data
 
 from filterdb import Bank, Database, banks
 from filterdb.errors import InvalidArgument, NotFound
 from filterdb.fields.fits import published
 from filterdb.kernels.scale_space import discrete_gaussian, mask
-from tests.real import data
 
 EIGHT = ("dy+", "dx-", "dy-", "dx+", "dx", "dy", "sharpening", "T")
 """The paper's forms of the eight filters, as impulse responses."""

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import command
 import matplotlib
 import numpy as np
 import pytest
-import test_fields
 from conftest import put, random_kernels
+from made import CENTRE, RIGHT, UP, told_by
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.transforms import Bbox
 from sklearn.decomposition import PCA
-from test_queries import CENTRE, RIGHT, UP, told_by
 
 from filterdb import Database, figures
 from filterdb.errors import InvalidArgument, NotFound, StoreError
@@ -26,7 +26,7 @@ from filterdb.figures import PICTURES, Look, notebook
 from filterdb.kernels import centred_unit, heat_map
 from filterdb.share import folder
 
-here = test_fields.here
+here = command.here
 """The command line in this process."""
 NAME = "small-nets-7x7"
 FILTER = "demo:stages.3.blocks.0.conv_dw:53"

@@ -14,9 +14,9 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from real import REFUSED, data, manifest
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_sources_real import REFUSED
 from typer.testing import CliRunner
 
 from filterdb import Database, banks
@@ -27,7 +27,6 @@ from filterdb.frozen.files import encode, freeze_file
 from filterdb.frozen.plan import Plan
 from filterdb.search import nearest
 from filterdb.sources import resolve
-from tests.real import data, manifest
 
 GREEDY = banks.load("greedy8")
 PLAN = Plan.of(GREEDY)

@@ -14,6 +14,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real import data
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -30,7 +31,6 @@ from filterdb.frozen.swap import freeze_layers
 from filterdb.networks import load
 from filterdb.search import nearest
 from filterdb.store.schema import Layer
-from tests.real import data
 
 GREEDY = banks.load("greedy8")
 PLAN = Plan.of(GREEDY)

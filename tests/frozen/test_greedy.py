@@ -10,16 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import command
 import numpy as np
 import pytest
-import test_fields
 import torch
 from conftest import put, random_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import write_rows
 from PIL import Image
 from real import data
-from test_images import write_rows
 from torch import nn
 
 from filterdb import Bank, Database
@@ -36,7 +36,7 @@ from filterdb.networks import Network, load
 from filterdb.networks.evaluation import evaluate
 from filterdb.search import nearest
 
-here = test_fields.here
+here = command.here
 """The command line in this process."""
 IMAGES = 20
 

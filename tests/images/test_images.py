@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import encoded, picture, write_rows
 from PIL import Image
 from real import data
 
@@ -24,18 +24,6 @@ CONFIG = {
     "input_size": (3, 12, 12), "interpolation": "bilinear", "mean": (0.5, 0.25, 0.0), "std": (0.5, 1.0, 2.0), "crop_pct": 0.75,
     "crop_mode": "center",
 }  # fmt: skip
-
-
-def picture(i: int, width: int = 20, height: int = 16) -> Image.Image:
-    """A picture that no other number gives."""
-    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8))
-
-
-def encoded(image: Image.Image, form: str = "png") -> bytes:
-    """The bytes of a picture's file."""
-    file = io.BytesIO()
-    image.save(file, form)
-    return file.getvalue()
 
 
 def pixels(images: ImageSet) -> list[bytes]:
@@ -50,25 +38,6 @@ def make_folder(root: Path, classes: dict[str, list[int]]) -> Path:
         for number in numbers:
             picture(number).save(root / name / f"{number:03d}.png")
     return root
-
-
-def write_rows(
-    path: Path, numbers: list[int], labels: list | None, *, column: str = "image", label: str = "label", group: int = 3,
-    names: list[str] | None = None, features: dict | None = None,
-) -> Path:  # fmt: skip
-    """A Parquet file as the Hugging Face library writes it."""
-    cells = [{"bytes": encoded(picture(number)), "path": f"{number}.png"} for number in numbers]
-    columns = {column: pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
-    if labels is not None:
-        columns[label] = pa.array(labels)
-    table = pa.table(columns)
-    if features is None and names is not None:
-        features = {column: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
-    if features is not None:
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, row_group_size=group)
-    return path
 
 
 # -- folders -------------------------------------------------------------------------------------------------------------------

@@ -6,15 +6,15 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import command
 import numpy as np
 import pytest
-import test_fields
 import timm
 import torch
+from command import run
 from conftest import put, random_kernels
-from test_cli import run
-from test_evaluation import CLASSES, CONFIG, COUNT, Tiny
-from test_images import write_rows
+from pictures import write_rows
+from tiny import CLASSES, CONFIG, COUNT, Tiny
 
 from filterdb import Database
 from filterdb.errors import DataError, InvalidArgument, NotFound, RunError, StoreError
@@ -24,7 +24,7 @@ from filterdb.networks.evaluation import evaluate
 from filterdb.networks.runs import METRICS, RUNS, RunStore, new_id
 from filterdb.store import Place
 
-here = test_fields.here
+here = command.here
 """The command line in this process."""
 ROW = {"run_id": "r1", "kind": "train", "model": "net", "seed": 3, "settings": {"lr": 0.1, "path": ["a"]}}
 

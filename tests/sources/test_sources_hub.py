@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hub import COMMIT, Hub, connected, serve
 from safetensors.torch import save
 
 from filterdb.errors import FilterdbError, HubError, NotFound, SourceError
 from filterdb.sources import Options, resolve
 from filterdb.sources.ranges import coalesce
-from tests.hub import COMMIT, Hub, connected, serve
 
 CONFIG = {
     "architecture": "convnextv2_atto",

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from real import REFUSED, data, manifest
 
 from filterdb.errors import SourceError
 from filterdb.sources import resolve
 from filterdb.store.schema import Model
-from tests.real import data, manifest
-
-REFUSED = {".tflite": "not supported", "fastvit_food101_192.pth.tar": "argparse.Namespace"}
 
 
 def read(path: Path) -> tuple[Model, list[np.ndarray]]:

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import timm
 import torch
+from command import run as filterdb
 from conftest import put, random_kernels
 from safetensors.torch import save_file
-from test_cli import run as filterdb
 
 from filterdb import Database
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError, StoreError

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub import connected, serve
 
 from filterdb.errors import HubError, NotFound
 from filterdb.sources import resolve
 from filterdb.sources.download import cached_download
-from tests.hub import connected, serve
 
 torchvision = pytest.importorskip("torchvision")
 

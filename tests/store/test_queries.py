@@ -6,22 +6,13 @@ import duckdb
 import numpy as np
 import pytest
 from conftest import put
+from made import CENTRE, IDENTITY, RIGHT, UP, kernel, told_by, unit
 
 from filterdb import Database
-from filterdb.clusters import Classifier
-from filterdb.clusters.labels import Stretch
 from filterdb.errors import InvalidArgument, NotFound
-from filterdb.kernels import centred_unit
 from filterdb.kernels.scale_space import Jet, cross
 from filterdb.store import named_queries
 
-
-def kernel(*taps: float) -> np.ndarray:
-    """A 3x3 kernel from nine taps."""
-    return np.array(taps, np.float32).reshape(1, 3, 3)
-
-
-IDENTITY = kernel(0, 0, 0, 0, 2, 0, 0, 0, 0)  # norm 2, total 2
 EDGE = kernel(1, 0, -1, 1, 0, -1, 1, 0, -1)  # norm sqrt(6), total 0
 BOX = kernel(*[1] * 9)  # dead, norm 3, total 9
 STRIP = np.array([[[3.0, 4.0]]])  # 1x2, norm 5, total 7
@@ -80,26 +71,10 @@ def test_answers_worked_out_by_hand(small, asked):
     assert [tuple(row) for row in rows] == EXPECTED[asked]
 
 
-def unit(taps: np.ndarray) -> np.ndarray:
-    """Centred and of length 1."""
-    return centred_unit(taps.reshape(1, -1).astype(np.float64)).unit.reshape(1, *taps.shape[-2:])
-
-
-CENTRE = unit(IDENTITY)
-RIGHT = unit(Jet(0.3, 0.3, {"dx": 1}).kernel(3, 3))  # ideal, and at right angles to every centre
-UP = unit(Jet(0.3, 0.3, {"dy": 1}).kernel(3, 3))
 CROSS = unit(cross(3, 3, 0.5))
 ASKEW = 0.8 * CENTRE + 0.6 * RIGHT  # a centre, but .2 away from it
 SQUARE = np.pad(np.ones((1, 3, 3)), ((0, 0), (1, 1), (1, 1)))
 DOT = np.pad(IDENTITY, ((0, 0), (1, 1), (1, 1)))
-
-
-def told_by(name: str, threshold: float, centres: dict[str, np.ndarray]) -> Classifier:
-    """A classifier with these prototypes."""
-    kernel_h, kernel_w = next(iter(centres.values())).shape[1:]
-    stretches = [Stretch(one, i, i + 1) for i, one in enumerate(centres)]
-    weights = {"centres": np.concatenate([unit(centre).reshape(1, -1) for centre in centres.values()]).astype(np.float32)}
-    return Classifier(name, "kmeans", kernel_h, kernel_w, threshold, stretches, weights)
 
 
 THREE = told_by("three", 0.15, {"on_centre": CENTRE, "on_cross": CROSS, "dx_plus": RIGHT, "dx_minus": -RIGHT, "dy_plus": UP})

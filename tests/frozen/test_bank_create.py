@@ -102,7 +102,7 @@ def filled(db: Database) -> Database:
 
 
 def test_medoids_are_real_kernels_and_say_whose(filled: Database) -> None:
-    made = filled.create_bank("mine", kmeans=5, size="7x7", seed=3)
+    made = filled.create_bank("mine", kmeans=make_bank.KMeans(5, seed=3), size="7x7")
     assert [made.size, len(made)] == ["7x7", 5]
     for template, label in zip(made.templates, made.labels, strict=True):
         place = label.split(",")[0].split(":")
@@ -114,7 +114,7 @@ def test_medoids_are_real_kernels_and_say_whose(filled: Database) -> None:
     assert "60 distinct 7x7 kernels of 2 models (a, b), seed 3" in made.made_by
     assert f"version {filled.version} of the database" in made.made_by
     assert filled.bank("mine").made_by == made.made_by
-    again = filled.create_bank("other", kmeans=5, size="7x7", seed=3)
+    again = filled.create_bank("other", kmeans=make_bank.KMeans(5, seed=3), size="7x7")
     assert np.array_equal(again.templates, made.templates)
     [(rows,)] = filled.sql("SELECT count(*) FROM banks WHERE bank IN ('mine', 'other')").fetchall()
     assert rows == 2
@@ -128,10 +128,10 @@ def test_centres_keep_more_energy_than_medoids_and_than_fewer(filled: Database) 
         table = filled.nearest(bank).filter("NOT dead").to_arrow_table()
         return float(np.mean(table["similarity"].to_numpy() ** 2))
 
-    centres = filled.create_bank("centres", kmeans=5, size=7, centres=True)
+    centres = filled.create_bank("centres", kmeans=make_bank.KMeans(5, centres=True), size=7)
     medoids = filled.create_bank("medoids", kmeans=5, size=7)
     assert energy(centres) > energy(medoids)
-    assert energy(centres) > energy(filled.create_bank("fewer", kmeans=2, size=7, centres=True))
+    assert energy(centres) > energy(filled.create_bank("fewer", kmeans=make_bank.KMeans(2, centres=True), size=7))
     assert len(filled.create_bank("one", kmeans=1, model="a", size="3x3")) == 1
 
 
@@ -215,7 +215,7 @@ def test_idealised_templates_are_the_best_fits_of_the_table(filled: Database) ->
     assert (rho > 0.9).all()
     for value, label in zip(rho, made.labels, strict=True):
         assert float(label.rpartition("rho ")[2]) == pytest.approx(value, abs=1e-3)
-    only = filled.create_bank("gauss", bank="greedy8", idealise=True, family="gaussian")
+    only = filled.create_bank("gauss", bank="greedy8", idealise="gaussian")
     assert all("Gaussian" in label for label in only.labels)
     [found] = fits.fit(banks.load("greedy8").templates, ["gaussian"])
     np.testing.assert_allclose(np.abs(np.einsum("ij,ij->i", only.unit, banks.load("greedy8").unit)), found.rho, atol=1e-3)
@@ -227,7 +227,6 @@ def test_the_way_must_be_one_and_its_options_its_own(filled: Database) -> None:
         ({"kmeans": 3, "sql": "SELECT 1"}, "kmeans and sql"),
         ({"kmeans": 3, "count": 4}, "count has no meaning"),
         ({"bank": "greedy8", "model": "a"}, "model has no meaning"),
-        ({"bank": "greedy8", "family": "gaussian"}, "Say idealise too"),
         ({"kmeans": 3}, "Kernels of one size at a time"),
         ({"kmeans": 0, "size": 7}, "whole number"),
         ({"kmeans": 61, "size": 7}, "as many distinct kernels"),

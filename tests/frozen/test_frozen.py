@@ -19,10 +19,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from filterdb import Database, banks
+from filterdb import Database, FrozenDepthwiseConv2d, Images, banks
 from filterdb.banks import Bank
 from filterdb.errors import BankError, DataError, InvalidArgument, NotFound, SourceError
-from filterdb.frozen import inputs, repair, steps
+from filterdb.frozen import inputs, pointwise, steps
+from filterdb.frozen.choices import Matching, Repair
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.recalibrate import norms, recalibrate
 from filterdb.frozen.replace import by_weights, freeze, replace, replacement, replacements
@@ -121,7 +122,7 @@ def test_replacement_agrees_with_nearest_row_by_row(signed: bool, tmp_path: Path
     db = Database(tmp_path / "db")
     network = demo()
     db.ingest(network, name="net")
-    module = db.frozen_model(network, "greedy8", signed=signed)
+    module = db.frozen_model(network, "greedy8", matching=Matching(signed=signed), plain=True)
     again = Database(tmp_path / "again")
     again.ingest(module, name="net")
     now = {row[:2]: np.array(row[2]) for row in again.sql("SELECT layer, channel, kernel FROM filters").fetchall()}
@@ -455,7 +456,7 @@ def test_matching_by_inputs_brings_the_outputs_closer() -> None:
 def test_corrected_layers_keep_the_mean_and_variance_of_their_channels(bias: bool) -> None:
     network, x = Small(norm=False, bias=bias), images(32)
     plan = Plan.of(GREEDY, resize="formula")
-    made = steps.frozen(network, plan, corrected=True, batches=[x])
+    made = steps.frozen(network, plan, repair=Repair(correct=True), batches=[x])
     changed = tuple(f"body.{i}.{what}" for i in (3, 9) for what in ("weight", "bias"))
     assert same(network, made.module, but=changed)
 
@@ -562,14 +563,14 @@ def kernels_of(network: nn.Module) -> list[np.ndarray]:
 
 
 def test_the_follower_of_a_layer_is_the_one_that_mixes_its_channels() -> None:
-    assert repair.followers(Small(), ["body.3", "body.9"], images(2)) == {"body.3": "body.6", "body.9": "body.12"}
+    assert pointwise.followers(Small(), ["body.3", "body.9"], images(2)) == {"body.3": "body.6", "body.9": "body.12"}
     squeezed = timm.create_model("mobilenetv3_small_050").eval()  # squeeze and excitation stand between
     layers = [name for name, one in squeezed.named_modules() if isinstance(one, nn.Conv2d) and one.groups == one.in_channels > 1]
-    found = repair.followers(squeezed, layers, images(2, 64))
+    found = pointwise.followers(squeezed, layers, images(2, 64))
     assert set(found) == set(layers)
     assert not [name for name in found.values() if ".se." in name]
     assert all(squeezed.get_submodule(b).in_channels == squeezed.get_submodule(a).out_channels for a, b in found.items())
-    assert repair.followers(demo(), ["stages.0.blocks.0.conv_dw"], images(2, 64)) == {
+    assert pointwise.followers(demo(), ["stages.0.blocks.0.conv_dw"], images(2, 64)) == {
         "stages.0.blocks.0.conv_dw": "stages.0.blocks.0.mlp.fc1"
     }
 
@@ -580,21 +581,21 @@ def test_repairing_what_is_whole_changes_nothing_and_what_is_broken_for_the_bett
     if norm:
         recalibrate(network, [x])
     whole = copy.deepcopy(network)
-    assert repair.repair(network, whole, ["body.3", "body.9"], [x]) == ["body.6", "body.12"]
+    assert pointwise.solve_pointwise(network, whole, ["body.3", "body.9"], [x]) == ["body.6", "body.12"]
     if norm:
         recalibrate(whole, [x])
     with torch.no_grad():
         torch.testing.assert_close(whole(x), network(x), rtol=1e-3, atol=1e-3)
     plan = Plan.of(GREEDY, resize="formula")
-    one = steps.frozen(network, plan, recalibrated=norm, batches=[x])
+    one = steps.frozen(network, plan, repair=Repair(recalibrate=norm), batches=[x])
     mended = freeze(network, plan).module
-    repair.repair(network, mended, ["body.3", "body.9"], [x], ridge=0.01)
+    pointwise.solve_pointwise(network, mended, ["body.3", "body.9"], [x], ridge=0.01)
     if norm:
         recalibrate(mended, [x])
     with torch.no_grad():
         errors = [float((made(x) - network(x)).pow(2).mean()) for made in (mended, one.module)]
     assert errors[0] < 0.9 * errors[1]
-    other = steps.frozen(network, plan, repaired=True, batches=[x])
+    other = steps.frozen(network, plan, repair=Repair(pointwise=True), batches=[x])
     moved = tuple(f"body.{i}.{what}" for i in ((6, 12) if norm else (3, 6, 9, 12)) for what in ("weight", "bias"))
     stats = tuple(f"{name}.{what}" for name in norms(network) for what in ("running_mean", "running_var"))
     assert same(one.module, other.module, but=moved + stats)
@@ -619,7 +620,7 @@ def test_a_real_network_is_frozen_recalibrated_and_loads_again(parquet: str, tmp
     db = Database(tmp_path / "db")
     source, out = data() / "weights" / MCUNET, tmp_path / "frozen.safetensors"
     options: dict[str, Any] = {"architecture": "mcunet_in3", "bank": "greedy8"}
-    report = db.freeze(source, out, recalibrate=parquet, part="0/2", limit=48, **options)
+    report = db.freeze(source, out, repair="recalibrate", data=Images(parquet, part="0/2", limit=48), **options)
     assert report.mode == "replaced+recalibrated"
     assert [report.replaced, report.kept] == [1544, 1872]
     with safe_open(out, "pt") as file:
@@ -627,9 +628,10 @@ def test_a_real_network_is_frozen_recalibrated_and_loads_again(parquet: str, tmp
     assert {key: words[key] for key in ("architecture", "bank", "mode")} == {
         "architecture": "mcunet_in3", "bank": "greedy8", "mode": "replaced+recalibrated",
     }  # fmt: skip
-    plain = db.frozen_model(source, **options)
-    seen: dict[str, Any] = {"part": "1/2", "limit": 32, "keep": False, "original": source, "architecture": "mcunet_in3"}
-    before, after = db.evaluate(plain, parquet, **seen), db.evaluate(out, parquet, **seen)
+    plain = db.frozen_model(source, plain=True, **options)
+    unseen = Images(parquet, part="1/2", limit=32)
+    seen: dict[str, Any] = {"keep": False, "original": source, "architecture": "mcunet_in3"}
+    before, after = db.evaluate(plain, unseen, **seen), db.evaluate(out, unseen, **seen)
     assert after.kl < before.kl / 2
     assert after.agreement > before.agreement
     assert same(load(out).module, plain, but=tuple(key for key in plain.state_dict() if "running" in key))
@@ -637,28 +639,61 @@ def test_a_real_network_is_frozen_recalibrated_and_loads_again(parquet: str, tmp
 
 def test_a_frozen_model_loads_in_timm_and_says_what_it_is(tmp_path: Path) -> None:
     db, out = Database(tmp_path / "db"), tmp_path / "demo.safetensors"
-    report = db.freeze("demo", out, "greedy8", signed=True)
+    report = db.freeze("demo", out, "greedy8", matching=Matching(signed=True))
     network = load(out)
     assert (network.architecture, network.metadata["bank"], report.signed) == ("convnext_atto", "greedy8", True)
     made = timm.create_model("convnext_atto", checkpoint_path=str(out), num_classes=100, **network.args)
-    assert same(made, db.frozen_model("demo", "greedy8", signed=True))
+    assert same(made, db.frozen_model("demo", "greedy8", matching=Matching(signed=True), plain=True))
 
 
 def test_images_are_asked_for_where_they_are_needed(parquet: str, tmp_path: Path) -> None:
     db = Database(tmp_path / "db")
     for wrong, message in (
-        ({"match": "inputs"}, "Images are needed"),
-        ({"repair": True}, "Images are needed"),
-        ({"correct": True}, "Images are needed"),
-        ({"match": "outputs", "data": parquet, "limit": 2}, "weights or inputs"),
-        ({"recalibrate": parquet, "limit": 2}, "nothing to recalibrate"),
-        ({"recalibrate": str(tmp_path / "gone.parquet")}, "There is no"),
-        ({"resize": "stretch"}, "none, formula or crop"),
+        ({"matching": "inputs"}, "Images are needed"),
+        ({"repair": "pointwise"}, "Images are needed"),
+        ({"repair": Repair(correct=True)}, "Images are needed"),
+        ({"repair": "recalibrat", "data": parquet}, 'No repair "recalibrat". Did you mean "recalibrate"'),
+        ({"repair": "recalibrate", "data": Images(parquet, limit=2)}, "nothing to recalibrate"),
+        ({"repair": "recalibrate", "data": str(tmp_path / "gone.parquet")}, "There is no"),
+        ({"data": parquet}, "Nothing looks at the images"),
     ):
-        with pytest.raises((InvalidArgument, DataError), match=message):
+        with pytest.raises((InvalidArgument, DataError, NotFound), match=message):
             db.freeze("demo", tmp_path / "x.safetensors", **wrong)
     with pytest.raises(InvalidArgument, match=r"must end in \.safetensors"):
         db.freeze("demo", tmp_path / "x.pth")
     with pytest.raises(NotFound, match="greedy8"):
         db.frozen_model("demo", "greedy9")
     assert not list(tmp_path.glob("x.*"))
+    with pytest.raises(InvalidArgument, match="weights or inputs"):
+        Matching("outputs")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="none, formula or crop"):
+        db.freeze("demo", tmp_path / "x.safetensors", matching=Matching(resize="stretch"))
+
+
+# a frozen network in a training of one's own
+
+
+@pytest.mark.parametrize("train", [(), "offset", ("offset", "gain")])
+def test_no_optimiser_reaches_the_templates_of_a_frozen_model(train: Any, tmp_path: Path) -> None:
+    """The layers are frozen, compute what the plain network computes, and after steps of SGD still are a·g + b of the bank."""
+    db = Database(tmp_path / "db")
+    module, plain = db.frozen_model("demo", "greedy8", train=train), db.frozen_model("demo", "greedy8", plain=True)
+    frozen = {name: one for name, one in module.named_modules() if isinstance(one, FrozenDepthwiseConv2d)}
+    assert len(frozen) == 10
+    assert not any(isinstance(one, FrozenDepthwiseConv2d) for one in plain.modules())
+    x = images(4, 64)
+    torch.testing.assert_close(module(x), plain(x), rtol=1e-3, atol=1e-4)
+    trained = {name.rpartition(".")[2] for name, _ in module.named_parameters() if name.rpartition(".")[0] in frozen}
+    assert trained - {"bias"} == ({train} if isinstance(train, str) else set(train))
+    before = {name: one.templates.clone() for name, one in frozen.items()}
+    offsets = {name: one.offset.detach().clone() for name, one in frozen.items()}
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+    module.train()(x).square().mean().backward()
+    optimiser.step()
+    assert all(torch.equal(one.templates, before[name]) for name, one in frozen.items())
+    assert any(not torch.equal(one.offset.detach(), offsets[name]) for name, one in frozen.items()) == ("offset" in trained)
+    kernels = frozen["stages.0.blocks.0.conv_dw"].weight.detach()[:, 0].numpy()
+    found = nearest.match(kernels.reshape(len(kernels), -1), banks.load("greedy8"))
+    assert np.abs(found["similarity"]).min() > 0.9999
+    with pytest.raises(NotFound, match=r"offset"):
+        db.frozen_model("demo", train="taps")

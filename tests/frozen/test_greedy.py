@@ -22,10 +22,10 @@ from PIL import Image
 from real import data
 from torch import nn
 
-from filterdb import Bank, Database
+from filterdb import Bank, Database, Images, Matching
 from filterdb.errors import DataError, FilterdbError, InvalidArgument, NotFound
 from filterdb.frozen import greedy
-from filterdb.frozen.greedy import Energy, Greedy, Ranking, State, Step, naive, search
+from filterdb.frozen.greedy import Energy, Greedy, Ranking, Search, State, Step, naive, search
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.pool import of_source
 from filterdb.frozen.replace import freeze
@@ -135,7 +135,7 @@ def test_energy_is_that_of_trying_everything(db, per, signed):
     twice = bank.templates.copy()
     twice[7] = twice[2] * 2  # never used
     bank = Bank("b", bank.names, twice)
-    found = db.greedy(models="net", bank=bank, per=per, signed=signed)
+    found = db.greedy(models="net", bank=bank, search=Search(per=per), matching=Matching(signed=signed))
     gone: set[str] = set()
     assert found.steps[0].values["energy_kept"] == pytest.approx(1 - lost(kernels, bank, per, signed), abs=1e-6)
     for step in found.steps[1:]:
@@ -246,7 +246,7 @@ def searched(net: Network, images: ImageSet, bank: Bank, objective: str, **optio
 def test_on_images_it_is_that_of_evaluating_everything(db, images, objective):
     net, bank = network(), make_bank(7, size=(3, 3))
     order, curve = naively(net, images, bank, objective)
-    found = db.greedy(net, bank=bank, objective=objective, data=images, batch_size=6)
+    found = db.greedy(net, bank=bank, objective=objective, data=Images(images, batch_size=6))
     assert found.order == order
     assert [step.values[found.measure] for step in found.steps] == pytest.approx(curve, rel=1e-5)
     assert len({round(value, 6) for value in curve}) > 3
@@ -395,7 +395,7 @@ def test_what_came_before_is_not_run(images):
 
 CHILD = """
 import sys, time
-from filterdb import Database
+from filterdb import Database, Images
 from filterdb.frozen import greedy, trials
 from test_greedy import make_bank, network, patterns
 greedy.KEEP_SECONDS = 0
@@ -405,17 +405,20 @@ def slow(*args):
     return run(*args)
 trials.OnImages._run = slow
 bank = make_bank(7, size=(3, 3))
-Database(sys.argv[1]).greedy(network(), bank=bank, objective="accuracy", data=patterns(), batch_size=6)
+Database(sys.argv[1]).greedy(network(), bank=bank, objective="accuracy", data=Images(patterns(), batch_size=6))
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_search_goes_on_to_the_same_numbers(tmp_path, images, how, monkeypatch):
     def arguments() -> dict:
-        return {"bank": make_bank(7, size=(3, 3)), "objective": "accuracy", "data": images, "batch_size": 6}
+        return {"bank": make_bank(7, size=(3, 3)), "objective": "accuracy", "data": Images(images, batch_size=6)}
 
     whole = Database(tmp_path / "whole").greedy(network(), **arguments())
-    db, path = Database(tmp_path / "filters"), [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    db, path = (
+        Database(tmp_path / "filters"),
+        [str(Path(__file__).parent), str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])],
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(db.path)], env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         stderr=subprocess.PIPE,
@@ -456,7 +459,11 @@ def test_an_interruption_anywhere_changes_nothing(tmp_path, images, monkeypatch,
 
     def go(name: str) -> Greedy:
         return Database(tmp_path / name).greedy(
-            network(), bank=make_bank(5, size=(3, 3)), objective="agreement", data=images, batch_size=6, lazy=lazy
+            network(),
+            bank=make_bank(5, size=(3, 3)),
+            objective="agreement",
+            data=Images(images, batch_size=6),
+            search=Search(lazy=lazy),
         )
 
     whole = go("whole")
@@ -474,7 +481,7 @@ def test_an_interruption_anywhere_changes_nothing(tmp_path, images, monkeypatch,
 
 def test_a_search_is_a_run(db, images, monkeypatch):
     bank = make_bank(6, size=(3, 3))
-    found = db.greedy(network(), bank=bank, objective="agreement", data=images, limit=16, seed=3, stop=2)
+    found = db.greedy(network(), bank=bank, objective="agreement", data=Images(images, limit=16, seed=3), search=Search(stop=2))
     row = db.sql("SELECT run_id, kind, model, bank, mode, data, images, seed, status FROM runs").fetchall()
     assert row == [(found.run_id, "greedy", "net", "start", "agreement", images.name, 16, 3, "finished")]
     curve = db.sql(
@@ -487,19 +494,21 @@ def test_a_search_is_a_run(db, images, monkeypatch):
     # asked again, there is nothing to do; with fewer left it goes on
     at = db._runs.version
     monkeypatch.setattr(OnImages, "begin", lambda *rest: pytest.fail("it was finished"))
-    again = db.greedy(network(), bank=bank, objective="agreement", data=images, limit=16, seed=3, stop=2)
+    again = db.greedy(network(), bank=bank, objective="agreement", data=Images(images, limit=16, seed=3), search=Search(stop=2))
     assert (again, db._runs.version) == (found, at)
     monkeypatch.undo()
-    longer = db.greedy(network(), bank=bank, objective="agreement", data=images, limit=16, seed=3)
+    longer = db.greedy(network(), bank=bank, objective="agreement", data=Images(images, limit=16, seed=3))
     assert (longer.run_id, longer.steps[:5], len(longer.steps)) == (found.run_id, found.steps, 6)
     # whatever the answer depends on makes another run
     others = [
-        {"limit": 15}, {"seed": 4}, {"batch_size": 5}, {"lazy": True}, {"signed": True}, {"layers": "t*"}, {"objective": "kl"},
+        {"data": Images(images, limit=15, seed=3)}, {"data": Images(images, limit=16, seed=4)},
+        {"data": Images(images, limit=16, seed=3, batch_size=5)}, {"search": Search(stop=5, lazy=True)},
+        {"matching": Matching(signed=True)}, {"matching": Matching(layers="t*")}, {"objective": "kl"},
     ]  # fmt: skip
-    asked = {"objective": "agreement", "limit": 16, "seed": 3}
-    ids = {db.greedy(network(), bank=bank, data=images, stop=5, **(asked | other)).run_id for other in others}
-    ids.add(db.greedy(network(seed=1), bank=bank, data=images, stop=5, **asked).run_id)
-    ids.add(db.greedy(network(), bank=make_bank(6, 1, (3, 3)), data=images, stop=5, **asked).run_id)
+    asked = {"objective": "agreement", "data": Images(images, limit=16, seed=3), "search": Search(stop=5)}
+    ids = {db.greedy(network(), bank=bank, **(asked | other)).run_id for other in others}
+    ids.add(db.greedy(network(seed=1), bank=bank, **asked).run_id)
+    ids.add(db.greedy(network(), bank=make_bank(6, 1, (3, 3)), **asked).run_id)
     assert len(ids | {found.run_id}) == len(others) + 3
 
 
@@ -512,7 +521,7 @@ def test_what_is_not_kept_leaves_no_trace(db, images):
 def test_the_last_templates_are_a_bank(db):
     put(db, "net", {"l": random_kernels(60, 3, 3)})
     start = make_bank(9, size=(3, 3))
-    found = db.greedy(models="net", bank=start, per="kernel")
+    found = db.greedy(models="net", bank=start, search=Search(per="kernel"))
     for count in range(1, 10):
         made = found.bank(count)
         assert set(made.names) == set(start.names) - set(found.order[: 9 - count]) == set(found.survivors[:count])
@@ -532,7 +541,7 @@ def test_the_last_templates_are_a_bank(db):
         with pytest.raises(InvalidArgument, match="has no bank of"):
             found.bank(wrong)
     with pytest.raises(InvalidArgument, match="from 9 templates to 5: it has no bank of 4"):
-        db.greedy(models="net", bank=make_bank(9, 1, (3, 3)), stop=5, keep=False).bank(4)
+        db.greedy(models="net", bank=make_bank(9, 1, (3, 3)), search=Search(stop=5), keep=False).bank(4)
 
 
 def test_kernels_are_those_of_a_file_a_network_or_the_database(db, tmp_path):
@@ -547,12 +556,12 @@ def test_kernels_are_those_of_a_file_a_network_or_the_database(db, tmp_path):
     for found in answers[1:]:
         assert (found.order, found.kernels) == (answers[0].order, 36)
         assert [step.values for step in found.steps] == [step.values for step in answers[0].steps]
-    some = db.greedy(models="n*", bank=bank, layers="t*")
-    assert (some.kernels, db.greedy(net, bank=bank, layers=["t*", "wide"]).kernels) == (24, 24)
+    some = db.greedy(models="n*", bank=bank, matching=Matching(layers="t*"))
+    assert (some.kernels, db.greedy(net, bank=bank, matching=Matching(layers=["t*", "wide"])).kernels) == (24, 24)
     # of two sizes, each by the formula of the bank
-    assert db.greedy(net, bank="dog", size=3, resize="formula").kernels == 48
+    assert db.greedy(net, bank=db.bank("dog", size=3), matching=Matching(resize="formula")).kernels == 48
     with pytest.raises(InvalidArgument, match='The template "r0c0" is constant at 3x3'):
-        db.greedy(net, bank=db.bank("impulse", size=5, count=25), resize="crop")
+        db.greedy(net, bank=db.bank("impulse", size=5, count=25), matching=Matching(resize="crop"))
 
 
 # -- the curve -----------------------------------------------------------------------------------------------------------------
@@ -597,15 +606,15 @@ def test_refusals_are_one_line_and_leave_nothing(db, images, tmp_path):
         ((net,), {"objective": "accuracy", "data": unlabelled}, DataError, "accuracy needs labels"),
         ((net,), {"objective": "accuracy", "data": "nowhere"}, DataError, "There is no"),
         ((net,), {"data": images}, InvalidArgument, "energy looks at no images: leave data out"),
-        ((net,), {"lazy": True}, InvalidArgument, "leave lazy out"),
+        ((net,), {"search": Search(lazy=True)}, InvalidArgument, "leave lazy out"),
         ((net,), {"bank": make_bank(1)}, InvalidArgument, "has one template"),
         ((net,), {"bank": "gredy8"}, NotFound, 'Did you mean "greedy8"'),
         ((net,), {"bank": make_bank(4)}, InvalidArgument, "the layers have 3x3, 5x5 kernels"),
-        ((net,), {"size": 9}, FilterdbError, "9x9"),
-        ((net,), {"per": "taps"}, NotFound, "There are: kernel, layer, network"),
-        ((net,), {"stop": 4}, InvalidArgument, "1 to 3, got 4"),
-        ((net,), {"stop": 0}, InvalidArgument, "1 to 3, got 0"),
-        ((net,), {"layers": "four"}, NotFound, 'No depthwise layer "four"'),
+        ((net,), {"matching": Matching(mix=0.5)}, InvalidArgument, "leave match and mix out"),
+        ((net,), {"search": Search(per="taps")}, NotFound, "There are: kernel, layer, network"),
+        ((net,), {"search": Search(stop=4)}, InvalidArgument, "1 to 3, got 4"),
+        ((net,), {"search": Search(stop=0)}, InvalidArgument, "1 to 3, got 0"),
+        ((net,), {"matching": Matching(layers="four")}, NotFound, 'No depthwise layer "four"'),
         ((net,), {"models": "net"}, InvalidArgument, "one of the two"),
         ((), {}, InvalidArgument, "Whose kernels"),
         ((), {"models": "net", "objective": "kl", "data": images}, InvalidArgument, "the database has kernels alone"),
@@ -674,7 +683,7 @@ def test_a_real_network_on_real_photographs(tmp_path):
     whole = Database(tmp_path / "db").bank("greedy8")
     bank = without(whole, set(whole.names[4:]))
     order, expected = naively(net, photos, bank, "kl")
-    found = Database(tmp_path / "db").greedy(net, bank=bank, objective="kl", data=photos, batch_size=8)
+    found = Database(tmp_path / "db").greedy(net, bank=bank, objective="kl", data=photos)
     assert found.order == order
     assert [step.values["kl"] for step in found.steps] == pytest.approx(expected, rel=1e-5)
 

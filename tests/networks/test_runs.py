@@ -16,7 +16,8 @@ from conftest import put, random_kernels
 from pictures import write_rows
 from tiny import CLASSES, CONFIG, COUNT, Tiny
 
-from filterdb import Database
+from filterdb import Database, Images
+from filterdb.database.run_verbs import About
 from filterdb.errors import DataError, InvalidArgument, NotFound, RunError, StoreError
 from filterdb.images import open_images
 from filterdb.networks import Network, load, save
@@ -166,7 +167,7 @@ def made(tmp_path_factory):
 
 def test_an_evaluation_is_a_row_with_its_metrics(db, made):
     images, original, frozen = made
-    found = db.evaluate(str(frozen), str(images), original=str(original), part="1/2", limit=12, seed=5, batch_size=5)
+    found = db.evaluate(str(frozen), Images(str(images), part="1/2", limit=12, seed=5, batch_size=5), original=str(original))
     whole = open_images(str(images))
     expected = evaluate(load(frozen), whole.part(1, 2, seed=5).limit(12, seed=5), original=load(original))
     assert found.metrics() == pytest.approx(expected.metrics(), rel=1e-5)
@@ -198,7 +199,7 @@ def test_what_is_not_kept_leaves_no_trace(db, made):
 
 def test_halves_are_disjoint_and_make_up_the_whole(db, made):
     images, original, _ = made
-    halves = [db.evaluate(original, str(images), part=f"{k}/2") for k in (0, 1)]
+    halves = [db.evaluate(original, Images(str(images), part=f"{k}/2")) for k in (0, 1)]
     whole = db.evaluate(original, open_images(str(images)))
     assert sum(half.images for half in halves) == whole.images == COUNT
     for name, value in whole.metrics().items():
@@ -207,9 +208,11 @@ def test_halves_are_disjoint_and_make_up_the_whole(db, made):
 
 def test_modules_and_networks_are_evaluated_too(db, made):
     images = str(made[0])
-    mine = db.evaluate(Tiny(), images, preprocessing=CONFIG, bank="mine", mode="by hand")
+    mine = db.evaluate(Tiny(), Images(images, preprocessing=CONFIG), about=About("mine", "by hand"))
     same = db.evaluate(
-        Network.of(Tiny(), {"input_size": (3, 20, 20)}), images, preprocessing=CONFIG, original=Network.of(Tiny(), CONFIG)
+        Network.of(Tiny(), {"input_size": (3, 20, 20)}),
+        Images(images, preprocessing=CONFIG),
+        original=Network.of(Tiny(), CONFIG),
     )
     assert (mine.top1, same.top1, same.agreement) == (mine.top1, mine.top1, 1)
     answer = db.sql("SELECT model, bank, mode, source FROM runs ORDER BY started_at").fetchall()
@@ -222,9 +225,9 @@ def test_modules_and_networks_are_evaluated_too(db, made):
             wrong()
     for part in ("2", "2/2", "a/b", "1/0", "-1/2"):
         with pytest.raises(InvalidArgument, match="part"):
-            db.evaluate(made[1], images, part=part)
+            db.evaluate(made[1], Images(images, part=part))
     with pytest.raises(InvalidArgument, match="is an open set of images"):
-        db.evaluate(made[1], open_images(images), split="test")
+        db.evaluate(made[1], Images(open_images(images), split="test"))
     with pytest.raises(RunError, match="the labels do not mean its classes"):
         db.evaluate("demo", images)
     assert len(rows(db, "runs")) == 2

@@ -20,9 +20,10 @@ from filterdb import Database, banks, networks
 from filterdb.errors import FilterdbError, InvalidArgument, NotFound, RunError
 from filterdb.frozen.layer import FrozenDepthwiseConv2d
 from filterdb.images import ImageSet, open_images
-from filterdb.training import MODES, Settings, train
+from filterdb.training import MODES, Saving, Settings, train
 from filterdb.training.data import Batches, some_of_each
-from filterdb.training.modes import DOG_SHARES, depthwise, kernels_of, prepare
+from filterdb.training.initialise import DOG_PROPORTIONS, depthwise
+from filterdb.training.modes import kernels_of, prepare
 
 TINY: dict[str, Any] = {"patch_size": 2, "depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
 QUICK: dict[str, Any] = {"args": TINY, "input_size": 32, "epochs": 2, "warmup_epochs": 1, "batch_size": 8}
@@ -120,7 +121,7 @@ def test_dog_init_has_the_papers_proportions_and_only_templates_of_its_bank() ->
     assert cos.max(1) == pytest.approx(1, abs=1e-5)
     kind = np.array([0, 1, 2, 2, 3, 3, 3, 3, 4, 4])[cos.argmax(1)]
     share = np.bincount(kind, minlength=5) / 1000
-    assert share == pytest.approx(list(DOG_SHARES.values()), abs=0.05)
+    assert share == pytest.approx(list(DOG_PROPORTIONS.values()), abs=0.05)
 
 
 def test_trained_kernels_are_matched_as_nearest_says(images: ImageSet, tmp_path: Path) -> None:
@@ -253,7 +254,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(more: dict[str, 
             raise Stop
 
     with pytest.raises(Stop):
-        run(images, tmp_path / "parts", given, save_seconds=0, progress=stop)
+        run(images, tmp_path / "parts", given, saving=Saving(save_seconds=0), progress=stop)
     torch.rand(5)
     seen: list[int] = []
     parts = run(images, tmp_path / "parts", given, progress=lambda what, done, total: seen.append(done))
@@ -282,7 +283,7 @@ def test_a_killed_process_goes_on(folder: Path, tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
     done = subprocess.run(command(tmp_path / "parts"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "from epoch" in done.stdout
+    assert "resumed at epoch" in done.stdout
     one, other = (networks.load(tmp_path / name / "model.safetensors").module.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(one[key], other[key]) for key in one)
     runs = Database(tmp_path / "db").sql("SELECT status, count(*) FROM runs GROUP BY status").fetchall()

@@ -6,15 +6,16 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
 from filterdb.networks.network import Network, described, preprocessing_of
 from filterdb.networks.weights import BUILDING, Weights, read
 from filterdb.sources import inverted, recipes
 from filterdb.sources.local import stem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SHIPPED = {"demo": {"input_size": (3, 64, 64), "crop_pct": 1.0}}
 """How the images of networks that ship as bare weights are prepared, where that is not what timm says of their architecture."""

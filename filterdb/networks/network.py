@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import InvalidArgument, not_found
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 """What timm's data configuration says of the evaluation transform."""

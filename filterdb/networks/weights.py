@@ -6,15 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import SourceError
 from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.local import kind_of
 from filterdb.sources.safetensors import LocalSafetensors
 from filterdb.sources.unwrap import unwrap
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BUILDING = ("format", "filterdb", "architecture", "args", "num_classes", "preprocessing")
 """Of the metadata that ``save`` writes, what says how the network is built."""

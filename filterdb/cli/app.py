@@ -14,6 +14,7 @@ from filterdb.cli.compare import compare, metrics
 from filterdb.cli.fields import bank_fit, describe, fit
 from filterdb.cli.frozen import bank_create, freeze
 from filterdb.cli.greedy import greedy
+from filterdb.cli.help import Group, add_examples
 from filterdb.cli.output import Format, console, print_json, write_rows
 from filterdb.cli.plot import plot
 from filterdb.cli.runs import evaluate
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from filterdb.store.named_queries import NamedQuery
 
 app = typer.Typer(
-    help="The depthwise kernels of trained vision models: ingest, ask in SQL, match, cluster, fit, describe, compare.",
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
+    cls=Group, help="A database of the depthwise kernels of trained vision models.", no_args_is_help=True,
+    pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
 )  # fmt: skip
-bank_app = typer.Typer(help="Banks of templates: list, show, create, import, export, fit, remove.", no_args_is_help=True)
+bank_app = typer.Typer(cls=Group, help="List, show, create, import, export, fit or remove template banks.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
 app.add_typer(cluster_app, name="cluster")
 app.command()(classify)
@@ -43,8 +44,6 @@ app.command()(freeze)
 app.command()(greedy)
 app.command()(serve)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(plot)
-bank_app.command("fit")(bank_fit)
-bank_app.command("create")(bank_create)
 
 
 def _assignments(pairs: list[str] | None) -> dict[str, str]:
@@ -59,7 +58,7 @@ def _assignments(pairs: list[str] | None) -> dict[str, str]:
 
 @app.callback(invoke_without_command=True)
 def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    """Print the version if asked."""
+    """Print the version if ``--version`` is given."""
     if version:
         from filterdb.version import __version__
 
@@ -70,33 +69,32 @@ def version_option(version: Annotated[bool, typer.Option("--version", help="Prin
 @app.command()
 def ingest(
     sources: Annotated[
-        list[str], typer.Argument(help="timm:NAME or GLOB, hf:REPO, torchvision:NAME, a file, run:FOLDER, or a recipe.")
+        list[str],
+        typer.Argument(help="timm:NAME or a glob, hf:REPO, torchvision:NAME, a checkpoint file, run:FOLDER or a recipe."),
     ],
     db: Db = None,
-    name: Annotated[
-        str | None, typer.Option(help="The model's name, or the run's. Default: arch.tag, or the file's stem.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="What the weights were trained on.")] = None,
-    pretrain_dataset: Annotated[str | None, typer.Option(help="What they were trained on before that.")] = None,
-    task: Annotated[str | None, typer.Option(help="What the network does: classification, detection …")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model or run. Default: arch.tag, or the file's stem.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset the weights were trained on.")] = None,
+    pretrain_dataset: Annotated[str | None, typer.Option(help="Dataset the weights were pretrained on.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the network, such as classification or detection.")] = None,
     step: Annotated[int | None, typer.Option(help="Training step of the checkpoint.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     top1: Annotated[float | None, typer.Option(help="Top-1 accuracy in percent.")] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="timm architecture of a checkpoint file: gives strides, stages …")
+        str | None, typer.Option(help="timm architecture of a checkpoint file. It adds strides, stages and so on.")
     ] = None,
     architecture_arg: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE for timm.create_model (JSON values). Repeatable.")
+        list[str] | None, typer.Option(help="Argument of timm.create_model as NAME=VALUE, with VALUE in JSON. Repeatable.")
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="Of two weight sets in one file: auto (EMA if there is one), ema or raw.")
+        str, typer.Option(help="Which weights to take from a file with two sets: auto (EMA if present), ema or raw.")
     ] = "auto",
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Also store 1x1 depthwise layers.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Models worked on at a time.")] = 4,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave models alone that are already there.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Models processed in parallel.")] = 4,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip models that are already in the database.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ingest the depthwise kernels of models. Ingesting a model again replaces it."""
+    """Store the depthwise kernels of models. A model that is already there is replaced."""
     from filterdb.cli.progress import IngestProgress
     from filterdb.database.ingest import failures
 
@@ -145,7 +143,7 @@ def sql(
     db: Db = None, param: Param = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 40,
     as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """Run one read-only SQL statement over models, layers, filters, filters_7x7 …, descriptors, fits, classes, banks …"""
+    """Run one read-only SQL statement. SHOW TABLES lists the tables, DESCRIBE filters the columns of one."""
     text = sys.stdin.read() if query == "-" else query
     relation = existing(db, as_of).sql(text, **_values(param))
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
@@ -154,11 +152,13 @@ def sql(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def query(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="The query; without it, all are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the query. Default: list all queries.")] = None,
     db: Db = None, param: Param = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 40,
     as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """Ask a named question; its parameters are flags, such as --size 7x7. Without a name, list the questions."""
+    """Run a named query, or list all of them. Parameters of a query are flags, such as --size 7x7.
+
+    filterdb query NAME --help explains one query."""
     from filterdb.store import named_queries
 
     if name == "--help" or "--help" in context.args:
@@ -186,16 +186,16 @@ def _query_help(question: NamedQuery) -> str:
 
 @app.command()
 def nearest(
-    bank: Annotated[str, typer.Option(help="The bank whose templates to match.")] = "greedy8",
+    bank: Annotated[str, typer.Option(help="Bank to match against.")] = "greedy8",
     db: Db = None,
     model: Models = None,
     layer: Annotated[str | None, typer.Option(help="Only layers of this name or glob.")] = None,
     size: Size = None,
-    signed: Annotated[bool, typer.Option("--signed", help="Only positive gains count.")] = False,
-    summary: Annotated[bool, typer.Option("--summary", help="One row for each template instead of one for each kernel.")] = False,
+    signed: Annotated[bool, typer.Option("--signed", help="Allow only positive gains.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print one row per template instead of one per kernel.")] = False,
     form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 20, as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """For each kernel, the template of a bank that comes closest as gain * template + offset."""
+    """Find the template of a bank that is closest to each kernel. A template is matched as gain * template + offset."""
     import pyarrow as pa
 
     database = existing(db, as_of)
@@ -212,21 +212,21 @@ def nearest(
 @app.command()
 def similar(
     filter: Annotated[str, typer.Argument(help="A filter_id, or MODEL:LAYER:CHANNEL.")],
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many neighbours.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of neighbours.")] = 10,
     db: Db = None,
     model: Models = None,
-    unsigned: Annotated[bool, typer.Option("--unsigned", help="Inverted kernels count too.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Search by brute force, not by the index.")] = False,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Count inverted kernels as similar.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Search by brute force instead of the index.")] = False,
     form: Form = Format.table, as_json: Json = False, out: Out = None, as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """The kernels most like a filter, by Pearson correlation."""
+    """Find the kernels most similar to a filter, by Pearson correlation."""
     relation = existing(db, as_of).similar(filter, k, model=model, signed=not unsigned, exact=True if exact else None)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, k)
 
 
 @app.command()
 def remove(models: Annotated[list[str], typer.Argument(help="The models to remove.")], db: Db = None) -> None:
-    """Remove models. Their files stay for --as-of until `filterdb verify --vacuum`."""
+    """Remove models. Old versions (--as-of) keep them until filterdb verify --vacuum."""
     database = existing(db)
     for model in models:
         database.remove(model)
@@ -236,11 +236,15 @@ def remove(models: Annotated[list[str], typer.Argument(help="The models to remov
 @app.command()
 def verify(
     db: Db = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove damaged models and what killed writers left.")] = False,
-    vacuum: Annotated[bool, typer.Option("--vacuum", help="Forget old versions and free their space.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove damaged entries, so that they can be ingested or imported again.")
+    ] = False,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="Delete old versions and free their space.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check every count, hash and number against the files."""
+    """Check a database for damage. Every count and hash is compared with the files.
+
+    The exit code is 1 if data is damaged."""
     from rich.progress import Progress
 
     database = existing(db)
@@ -269,7 +273,7 @@ def info(
     db: Db = None, as_of: AsOf = None, as_json: Json = False,
     versions: Annotated[bool, typer.Option("--versions", help="List the versions, newest first.")] = False,
 ) -> None:  # fmt: skip
-    """What a database holds: counts, sizes, bytes, banks, versions."""
+    """Show what a database holds: counts, kernel sizes, bytes and banks."""
     database = existing(db, as_of)
     if versions:
         history = database.history()
@@ -297,19 +301,19 @@ def info(
 
 @bank_app.command("list")
 def bank_list(db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None) -> None:
-    """All banks: those that ship and those imported here."""
+    """List all banks: those that ship and those imported here."""
     relation = open_database(db).sql("SELECT bank, size, templates, shipped, made_by FROM banks ORDER BY NOT shipped, bank")
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 1000)
 
 
 Options = Annotated[
-    list[str] | None, typer.Option("--option", help="NAME=VALUE of the bank, such as seed=1 or method=D2. Repeatable.")
+    list[str] | None, typer.Option("--option", help="Option of the bank as NAME=VALUE, such as seed=1 or method=D2. Repeatable.")
 ]
 
 
 @bank_app.command("show")
 def bank_show(name: str, size: Size = None, option: Options = None, db: Db = None, as_json: Json = False) -> None:
-    """A bank's templates in numbers, with labels, citation and how it was made."""
+    """Show the templates of a bank, with labels and citation."""
     bank = open_database(db).bank(name, size=size, **_values(option))
     if as_json:
         return print_json(
@@ -327,17 +331,20 @@ def bank_show(name: str, size: Size = None, option: Options = None, db: Db = Non
     return None
 
 
+bank_app.command("create")(bank_create)
+
+
 @bank_app.command("import")
 def bank_import(
     file: Annotated[
-        Path, typer.Argument(help="npy (m, k, k), csv (a template per row), txt (blocks of rows) or an exported json.")
+        Path, typer.Argument(help="npy (m, k, k), csv (one template per row), txt (blocks of rows) or an exported json.")
     ],
-    name: Annotated[str | None, typer.Option(help="The bank's name. Default: the file's stem.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bank. Default: the file's stem.")] = None,
     size: Size = None,
-    citation: Annotated[str, typer.Option(help="What to cite for it.")] = "",
+    citation: Annotated[str, typer.Option(help="Citation of the bank.")] = "",
     db: Db = None,
 ) -> None:
-    """Bring a bank of your own."""
+    """Import a bank from a file."""
     bank = open_database(db).import_bank(file, name=name, size=size, citation=citation)
     print(f"imported {bank.name}: {len(bank)} templates of {bank.size}")
 
@@ -345,15 +352,18 @@ def bank_import(
 @bank_app.command("export")
 def bank_export(
     name: str,
-    file: Annotated[Path, typer.Argument(help="npy, csv, txt or json, by the suffix.")],
+    file: Annotated[Path, typer.Argument(help="File to write. The suffix chooses npy, csv, txt or json.")],
     size: Size = None, option: Options = None, db: Db = None,
 ) -> None:  # fmt: skip
-    """Write a bank to a file."""
+    """Export a bank to a file."""
     from filterdb import banks
 
     bank = open_database(db).bank(name, size=size, **_values(option))
     banks.write(bank, file)
     print(f"wrote {len(bank)} templates of {bank.size} to {file}")
+
+
+bank_app.command("fit")(bank_fit)
 
 
 @bank_app.command("remove")
@@ -365,9 +375,12 @@ def bank_remove(name: str, db: Db = None) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the demo database and picture go.")] = Path("filterdb-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the demo database and picture.")] = Path("filterdb-demo"),
 ) -> None:
-    """The whole of filterdb in a few seconds, offline, on a network that this project trained."""
+    """Try filterdb in seconds, offline, on a small trained network."""
     from filterdb.cli.demo import run
 
     run(out)
+
+
+add_examples(app)

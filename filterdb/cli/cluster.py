@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from filterdb.cli.help import Group
 from filterdb.cli.output import Format, print_json, write_rows
 from filterdb.cli.progress import Bar
 from filterdb.cli.shared import Db, Form, Json, Limit, Models, Out, Size, existing
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from filterdb.database import Database
 
 cluster_app = typer.Typer(
-    help="Clusters: train a classifier of kernels, label its spectrum, tell the kernels into classes; compare and control.",
+    cls=Group,
+    help="Cluster kernels by shape, and manage the classifiers.\n\nWithout a command, filterdb cluster trains a classifier on "
+    "all kernels of a size, labels its spectrum and classifies the kernels.",
     invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None,
 )  # fmt: skip
-Name = Annotated[str, typer.Argument(help="The classifier.")]
+Name = Annotated[str, typer.Argument(help="Name of the classifier.")]
 
 
 @cluster_app.callback()
@@ -27,21 +30,27 @@ def cluster(
     context: typer.Context,
     size: Size = None,
     models: Models = None,
-    name: Annotated[str | None, typer.Option(help="The classifier's name. Default: method, size and seed.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the classifier. Default: method, size and seed.")] = None,
     method: Annotated[str, typer.Option(help="autoencoder (ICLR 2024) or kmeans.")] = "autoencoder",
-    classes: Annotated[int | None, typer.Option(help="k-means: how many. Default: 10.")] = None,
-    scaling: Annotated[str | None, typer.Option(help="k-means: unit or minmax. Default: minmax at 3x3, else unit.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
-    epochs: Annotated[int | None, typer.Option(help="At most. Default: until 1.5 million kernels are shown, 10 to 150.")] = None,
-    restarts: Annotated[int, typer.Option(help="Autoencoders trained side by side; the best is kept.")] = 8,
-    threshold: Annotated[
-        float | None, typer.Option(help="Cosine dissimilarity. Default: .3 from 7x7 on, .2 at 5x5, .1 below.")
+    classes: Annotated[int | None, typer.Option(help="Number of classes of kmeans. Default: 10.")] = None,
+    scaling: Annotated[
+        str | None, typer.Option(help="Scaling of kmeans: unit or minmax. Default: minmax at 3x3, else unit.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="torch's, such as cpu or cuda. Default: the GPU if there is one.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write tables and pictures into this folder.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(help="Maximum epochs. Default: 10 to 150, until 1.5 million kernels were seen.")
+    ] = None,
+    restarts: Annotated[int, typer.Option(help="Number of autoencoders to train. The best is kept.")] = 8,
+    threshold: Annotated[
+        float | None, typer.Option(help="Largest cosine dissimilarity in a class. Default: 0.3 from 7x7, 0.2 at 5x5, 0.1 below.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="torch device, such as cpu or cuda. Default: the GPU if there is one.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write tables and pictures to this folder.")] = None,
     db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Train a classifier on the kernels of a size, label its spectrum, and tell all kernels of that size into classes."""
+    """Train a classifier on the kernels of a size, label its spectrum, and classify all kernels of that size."""
     if context.invoked_subcommand is not None:
         sources = {one.opts[0]: str(context.get_parameter_source(one.name or "")) for one in context.command.params}
         given = [flag for flag, source in sources.items() if source.endswith("COMMANDLINE")]
@@ -106,7 +115,7 @@ def _facts(made: Classifier) -> dict[str, Any]:
 
 @cluster_app.command("list")
 def list_(db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None) -> None:
-    """All classifiers of a database."""
+    """List the classifiers of a database."""
     columns = "classifier, method, size, threshold, seed, kernels, held_out_loss, missing"
     relation = existing(db).sql(f"SELECT {columns} FROM classifiers ORDER BY size, classifier")
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 1000)
@@ -114,7 +123,7 @@ def list_(db: Db = None, form: Form = Format.table, as_json: Json = False, out: 
 
 @cluster_app.command()
 def show(name: Name, db: Db = None, as_json: Json = False) -> None:
-    """A classifier: how it was made, the stretches of its spectrum, the classes of the kernels."""
+    """Show a classifier: its training, its spectrum and its classes."""
     database = existing(db)
     made = database.classifier(name)
     if as_json:
@@ -125,12 +134,16 @@ def show(name: Name, db: Db = None, as_json: Json = False) -> None:
 
 @cluster_app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="A classifier.")],
-    second: Annotated[str, typer.Argument(help="Another one of the same kernel size.")],
-    seeds: Annotated[int, typer.Option(min=0, help="Train each again from this many other seeds: is it stable?")] = 0,
+    first: Annotated[str, typer.Argument(help="Name of a classifier.")],
+    second: Annotated[str, typer.Argument(help="Name of another classifier of the same kernel size.")],
+    seeds: Annotated[
+        int, typer.Option(min=0, help="Also retrain each classifier from this many seeds, to measure its stability.")
+    ] = 0,
     db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None,
 ) -> None:  # fmt: skip
-    """How far two classifiers agree, held to one threshold, and with --seeds each with itself."""
+    """Measure how well two classifiers agree. Both are held to one threshold.
+
+    With --seeds, each is also compared with itself."""
     with Bar(quiet=as_json) as bar:
         relation = existing(db).compare_classifiers(first, second, seeds=seeds, progress=bar)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 100)
@@ -139,10 +152,14 @@ def compare(
 @cluster_app.command()
 def control(
     name: Name,
-    untrained: Annotated[str | None, typer.Option(help="timm architecture, built untrained. Default: by the size.")] = None,
+    untrained: Annotated[
+        str | None, typer.Option(help="timm architecture of the untrained network. Default: one with the kernel size.")
+    ] = None,
     db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None,
 ) -> None:  # fmt: skip
-    """Does it find shapes where there are none? The same training on noise, shuffled taps and an untrained network."""
+    """Train a classifier's controls: noise, shuffled taps, no training.
+
+    The controls show how many kernels the same method clusters where there are no shapes."""
     with Bar(quiet=as_json) as bar:
         relation = existing(db).cluster_controls(name, untrained=untrained, progress=bar)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 100)
@@ -151,11 +168,13 @@ def control(
 @cluster_app.command()
 def label(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="TOML with the labels.")],
-    write: Annotated[bool, typer.Option("--write", help="Write the labels there, to be edited.")] = False,
+    file: Annotated[Path, typer.Argument(help="TOML file with the labels.")],
+    write: Annotated[bool, typer.Option("--write", help="Write the current labels to the file, for editing.")] = False,
     db: Db = None,
 ) -> None:
-    """Give a classifier the labels and threshold of a file, or write them there with --write."""
+    """Set the labels and threshold of a classifier from a file.
+
+    With --write, the current ones are written to the file instead."""
     from filterdb.clusters import labels
 
     database = existing(db)
@@ -172,15 +191,19 @@ def label(
 
 
 @cluster_app.command()
-def report(name: Name, folder: Annotated[Path, typer.Argument(help="Made if it is not there.")], db: Db = None) -> None:
-    """Write the tables and pictures of a classifier into a folder."""
+def report(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to. It is made if it does not exist.")],
+    db: Db = None,
+) -> None:
+    """Write the tables and pictures of a classifier to a folder."""
     for path in existing(db).cluster_report(name, folder):
         print(f"wrote {path}")
 
 
 @cluster_app.command()
-def export(name: Name, file: Annotated[Path, typer.Argument(help="A .safetensors file.")], db: Db = None) -> None:
-    """Write a classifier to a file: weights, labels, threshold and facts."""
+def export(name: Name, file: Annotated[Path, typer.Argument(help="The .safetensors file to write.")], db: Db = None) -> None:
+    """Export a classifier to a file."""
     from filterdb.clusters import write
 
     write(existing(db).classifier(name), file)
@@ -189,11 +212,11 @@ def export(name: Name, file: Annotated[Path, typer.Argument(help="A .safetensors
 
 @cluster_app.command("import")
 def import_(
-    file: Annotated[str, typer.Argument(help="A file that filterdb cluster export wrote, or small-nets-7x7, small-nets-5x5.")],
-    name: Annotated[str | None, typer.Option(help="The classifier's name. Default: its own.")] = None,
+    file: Annotated[str, typer.Argument(help="A file written by filterdb cluster export, or small-nets-7x7 or small-nets-5x5.")],
+    name: Annotated[str | None, typer.Option(help="Name in this database. Default: the name in the file.")] = None,
     db: Db = None,
 ) -> None:
-    """Bring a classifier that someone shared, or one that ships with filterdb."""
+    """Import a classifier from a file, or one that ships with filterdb."""
     made = existing(db).import_classifier(file, name=name)
     print(f"imported {made.name}. Apply it: filterdb classify --classifier {made.name}")
 
@@ -206,12 +229,12 @@ def remove(name: Name, db: Db = None) -> None:
 
 
 def classify(
-    classifier: Annotated[str, typer.Option(help="The classifier; filterdb cluster list shows all.")],
+    classifier: Annotated[str, typer.Option(help="Name of the classifier. filterdb cluster list shows all.")],
     model: Models = None,
-    summary: Annotated[bool, typer.Option("--summary", help="One row for each model instead of one for each kernel.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print one row per model instead of one per kernel.")] = False,
     db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 20,
 ) -> None:  # fmt: skip
-    """Tell kernels into classes by a classifier: fill the table classes for all models of its size, or for some."""
+    """Classify kernels with a classifier. The result is kept in the table classes."""
     database = existing(db)
     with Bar(quiet=as_json) as bar:
         relation = database.classify(classifier, model=model, progress=bar)

@@ -22,11 +22,11 @@ def metrics(
     size: Size = None,
     sparsity_threshold: Annotated[
         list[float] | None,
-        typer.Option(help="Share of the layer's largest weight below which a filter is sparse. Repeatable. Default: 0.01."),
+        typer.Option(help="A filter is sparse below this share of its layer's largest weight. Repeatable. Default: 0.01."),
     ] = None,
     db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 40, as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """How much of each layer is used: sparsity, variance entropy against a random layer, orthogonality."""
+    """Measure sparsity, variance entropy and orthogonality of layers."""
     relation = existing(db, as_of).layer_metrics(model, layer, size, sparsity_threshold or 0.01)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, limit)
 
@@ -39,19 +39,21 @@ def compare(
             'torchvision:NAME, or "*" for all.'
         ),
     ],
-    b: Annotated[str, typer.Argument(help="Another of these; by default the database. What is in both counts once.")] = "*",
+    b: Annotated[str, typer.Argument(help="The same for B. Default: the whole database. Models in both count once.")] = "*",
     size: Size = None,
     classifier: Annotated[
-        str | None, typer.Option(help="Tells the class shares. Default: the only one that told both.")
+        str | None, typer.Option(help="Classifier of the class shares. Default: the only one that classified both.")
     ] = None,
     basis: Annotated[
-        str | None, typer.Option(help="The frozen PCA basis; made and stored if there is none. Default: pca-SIZE.")
+        str | None, typer.Option(help="Frozen PCA basis. It is made and stored if it does not exist. Default: pca-SIZE.")
     ] = None,
-    new_basis: Annotated[bool, typer.Option("--new-basis", help="Make the basis anew, of the database as it is now.")] = False,
-    novel: Annotated[int, typer.Option(min=0, help="How many of the most novel kernels of A to list.")] = 10,
+    new_basis: Annotated[bool, typer.Option("--new-basis", help="Make the basis again from the current database.")] = False,
+    novel: Annotated[int, typer.Option(min=0, help="Number of the most novel kernels of A to list.")] = 10,
     db: Db = None, as_json: Json = False, as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """Compare the kernels of A with those of B: shift on a frozen basis, class shares, the most novel kernels of A."""
+    """Compare the kernels of two models, datasets or other selections.
+
+    The result is the distribution shift on a frozen PCA basis, the class shares, and the most novel kernels of A."""
     with Bar(quiet=as_json) as bar:
         found = existing(db, as_of).compare(
             a, b, size=size, classifier=classifier, basis=basis, new_basis=new_basis, novel=novel, progress=bar
@@ -81,7 +83,7 @@ def _print(found: Comparison) -> None:
         )  # fmt: skip
         _table([row for row in values["classes"] if row["a"] or row["b"]])
     if found.novel:
-        print("The kernels of A whose best match in B is least:")
+        print("Kernels of A with the weakest best match in B:")
         _table(values["novel"])
     for note in found.notes:
         print(f"note: {note}")

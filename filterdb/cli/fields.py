@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from filterdb.database import Database
     from filterdb.fields.describing import FilterDescription, GroupDescription
 
-Device = Annotated[str | None, typer.Option(help="torch's, such as cpu or cuda. Default: the GPU if there is one.")]
+Device = Annotated[str | None, typer.Option(help="torch device, such as cpu or cuda. Default: the GPU if there is one.")]
 
 
 FIT_COLUMNS = (
@@ -39,13 +39,13 @@ SHOWN_FITS = 2
 def fit(
     size: Size = None,
     model: Models = None,
-    family: Annotated[list[str] | None, typer.Option(help="Only this family of models. Repeatable. Default: all.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also fit kernels that were fitted before.")] = False,
-    summary: Annotated[bool, typer.Option("--summary", help="One row for each family instead of one for each kernel.")] = False,
+    family: Annotated[list[str] | None, typer.Option(help="Fit only this family of models. Repeatable. Default: all.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Fit kernels again that were fitted before.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print one row per family instead of one per kernel.")] = False,
     device: Device = None,
     db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None, limit: Limit = 20,
 ) -> None:  # fmt: skip
-    """Fit kernels with scale-space models, choose the best for each, and keep all in the table fits."""
+    """Fit scale-space models to kernels. All fits are kept in the table fits, the best of each kernel marked."""
     database = existing(db)
     with Bar(quiet=as_json) as bar:
         relation = database.fit(size, model=model, family=family, again=again, device=device, progress=bar)
@@ -55,30 +55,34 @@ def fit(
 
 
 def bank_fit(
-    name: Annotated[str, typer.Argument(help="The bank.")],
+    name: Annotated[str, typer.Argument(help="Name of the bank.")],
     forms: Annotated[
-        str, typer.Option(help="The form of each template, with commas: T, dx, dx+, dx-, dy, dy+, dy-, sharpening.")
+        str, typer.Option(help="Form of each template, separated by commas: T, dx, dx+, dx-, dy, dy+, dy- or sharpening.")
     ],
     method: Annotated[
-        list[str] | None, typer.Option(help="A or B (variance), C1 or C2 (l1), D1 or D2 (l2). Repeatable. Default: all.")
+        list[str] | None, typer.Option(help="Method: A or B (variance), C1 or C2 (l1), D1 or D2 (l2). Repeatable. Default: all.")
     ] = None,
     db: Db = None, form: Form = Format.table, as_json: Json = False, out: Out = None,
 ) -> None:  # fmt: skip
-    """Fit the templates of a bank with idealised receptive fields, by the methods of arXiv 2509.12746."""
+    """Fit idealised receptive fields to the templates of a bank.
+
+    The methods are those of arXiv 2509.12746."""
     relation = open_database(db).fit_bank(name, [one.strip() for one in forms.split(",")], method)
     write_rows(relation.to_arrow_reader(), Format.json if as_json else form, out, 1000)
 
 
 def describe(
     what: Annotated[
-        str | None, typer.Argument(help="A filter_id, MODEL:LAYER:CHANNEL, MODEL:LAYER, or MODEL. Without it, the database.")
+        str | None, typer.Argument(help="A filter_id, MODEL:LAYER:CHANNEL, MODEL:LAYER or MODEL. Default: the whole database.")
     ] = None,
-    bank: Annotated[str, typer.Option(help="The bank whose templates to compare with.")] = "greedy8",
-    picture: Annotated[Path | None, typer.Option(help="Also draw it into this file: .png, .svg or .pdf.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Of the database: also write tables and pictures into this folder.")] = None,
+    bank: Annotated[str, typer.Option(help="Bank to compare with.")] = "greedy8",
+    picture: Annotated[Path | None, typer.Option(help="Also draw it to this file: .png, .svg or .pdf.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write tables and pictures of the whole database to this folder.")
+    ] = None,
     device: Device = None, db: Db = None, as_json: Json = False, as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """Describe a filter, a layer or a model: the words, the numbers, the nearest templates, the fit."""
+    """Describe a filter, a layer, a model or the whole database."""
     from filterdb.fields.describing import FilterDescription
 
     database = existing(db, as_of)
@@ -98,7 +102,7 @@ def describe(
     else:
         _group(found)
     if found.reason:
-        print(f"\nnot said: {found.reason}")
+        print(f"\nno description: {found.reason}")
     if picture:
         print(f"\nwrote {picture}")
     return None

@@ -18,25 +18,34 @@ if TYPE_CHECKING:
 
 
 def bank_create(
-    name: Annotated[str, typer.Argument(help="The new bank's name.")],
-    classifier: Annotated[str | None, typer.Option(help="Of the codes of this classifier: --count of them, uniform.")] = None,
-    kmeans: Annotated[int | None, typer.Option(help="Of so many medoids of k-means up to sign over the kernels.")] = None,
-    sql: Annotated[str | None, typer.Option(help='Of the rows of a query, or "-": columns kernel, name, label.')] = None,
-    bank: Annotated[str | None, typer.Option(help="Of another bank, at another --size or with --idealise.")] = None,
-    count: Annotated[int | None, typer.Option(help="Codes of the classifier: 10, 25, 50 or 100 in the paper.")] = None,
-    centres: Annotated[bool, typer.Option("--centres", help="k-means: the centres, not real kernels.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of the new bank.")],
+    classifier: Annotated[
+        str | None, typer.Option(help="Make templates from --count evenly spaced codes of this classifier.")
+    ] = None,
+    kmeans: Annotated[
+        int | None, typer.Option(help="Make this many templates by k-means over the kernels, up to sign. They are medoids.")
+    ] = None,
+    sql: Annotated[
+        str | None,
+        typer.Option(help='Make a template of each row of a query with columns kernel, name, label. "-" reads it from stdin.'),
+    ] = None,
+    bank: Annotated[
+        str | None, typer.Option(help="Make templates from another bank, at another --size or with --idealise.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Number of codes of the classifier. The paper has 10, 25, 50 and 100.")
+    ] = None,
+    centres: Annotated[bool, typer.Option("--centres", help="Take the centres of k-means instead of the medoids.")] = False,
     model: Models = None,
     size: Size = None,
-    seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
-    idealise: Annotated[
-        bool, typer.Option("--idealise", help="Put the best scale-space fit in the place of each template.")
-    ] = False,
-    family: Annotated[list[str] | None, typer.Option(help="--idealise: only this family. Repeatable. Default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of k-means.")] = 0,
+    idealise: Annotated[bool, typer.Option("--idealise", help="Replace each template by its best scale-space fit.")] = False,
+    family: Annotated[list[str] | None, typer.Option(help="Family of models for --idealise. Repeatable. Default: all.")] = None,
     device: Device = None,
     db: Db = None,
     as_json: Json = False,
 ) -> None:
-    """Make a bank out of the database: of a classifier, k-means, a query, or another bank."""
+    """Create a bank from a classifier, k-means, a query or another bank."""
     from filterdb.errors import InvalidArgument
     from filterdb.frozen.make_bank import KMeans
 
@@ -58,30 +67,36 @@ def bank_create(
 
 def freeze(
     source: Annotated[str, typer.Argument(help="A checkpoint file, timm:NAME, hf:OWNER/NAME, or demo.")],
-    out: Annotated[Path, typer.Option(help="The file to write: of the source's format, else .safetensors.")],
+    out: Annotated[Path, typer.Option(help="File to write, in the source's format or as .safetensors.")],
     bank: Annotated[
-        list[str] | None, typer.Option(help="A bank; or WHERE=BANK for a size or a layer (glob). Repeatable. Default: greedy8.")
+        list[str] | None, typer.Option(help="A bank, or WHERE=BANK for a size or a layer (glob). Repeatable. Default: greedy8.")
     ] = None,
-    signed: Annotated[bool, typer.Option("--signed", help="Only positive gains count.")] = False,
-    layers: Annotated[list[str] | None, typer.Option("--layers", help="Only layers of this name or glob. Repeatable.")] = None,
+    signed: Annotated[bool, typer.Option("--signed", help="Allow only positive gains.")] = False,
+    layers: Annotated[
+        list[str] | None, typer.Option("--layers", help="Replace only layers of this name or glob. Repeatable.")
+    ] = None,
     resize: Annotated[
-        str, typer.Option(help="Kernels of sizes that the bank lacks: none (they stay), formula, or crop (smaller ones).")
+        str, typer.Option(help="What to do at kernel sizes the bank lacks: none (keep them), formula, or crop (smaller sizes).")
     ] = "none",
     mix: Annotated[
-        float, typer.Option(help="Two templates for kernels of whose energy one keeps less than this share.", min=0, max=1)
+        float, typer.Option(help="Use two templates where one keeps less than this share of a kernel's energy.", min=0, max=1)
     ] = 0.0,
-    match: Annotated[str, typer.Option(help="Templates by weights, as nearest says, or by what layers see: inputs.")] = "weights",
+    match: Annotated[
+        str, typer.Option(help="Match templates by weights (as filterdb nearest) or by inputs (by what layers see).")
+    ] = "weights",
     repair: Annotated[
         list[str] | None,
-        typer.Option(help="Afterwards, on images: recalibrate, correct or pointwise. Repeatable."),
+        typer.Option(help="Repair the network on images afterwards: recalibrate, correct or pointwise. Repeatable."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Unlabelled images for --repair and --match inputs.")] = None,
     split: Split = None, part: Part = None,
-    limit: Annotated[int, typer.Option(help="Unlabelled images at most, drawn at random.", min=1)] = 512,
+    limit: Annotated[int, typer.Option(help="Maximum number of unlabelled images, drawn at random.", min=1)] = 512,
     seed: Seed = 0, batch_size: BatchSize = 64, workers: Workers = 0, architecture: Architecture = None, device: Device = None,
     db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Replace each depthwise kernel of a network by its closest gain * template + offset."""
+    """Replace each depthwise kernel of a network by a bank's template.
+
+    A kernel becomes the closest gain * template + offset."""
     from filterdb.frozen.choices import Matching
 
     database = open_database(db)

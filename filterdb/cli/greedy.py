@@ -17,36 +17,48 @@ if TYPE_CHECKING:
 
 
 def greedy(
-    bank: Annotated[str, typer.Option(help="The bank to start from, say of 50 templates.")],
+    bank: Annotated[str, typer.Option(help="Bank to start from, for example of 50 templates.")],
     source: Annotated[
-        str | None, typer.Argument(help="A checkpoint file, timm:NAME, hf:OWNER/NAME, or demo. Or --model of the database.")
+        str | None, typer.Argument(help="A checkpoint file, timm:NAME, hf:OWNER/NAME or demo. Default: --model of the database.")
     ] = None,
     objective: Annotated[
-        str, typer.Option(help="energy (needs no data), accuracy (labelled images), agreement or kl (with the original).")
+        str, typer.Option(help="energy (needs no images), accuracy (needs labels), agreement or kl (with the original network).")
     ] = "energy",
     data: Annotated[
-        str | None, typer.Option(help="Images: a folder, Parquet files, or torchvision:NAME@FOLDER. Not for energy.")
+        str | None, typer.Option(help="Images: a folder, Parquet files or torchvision:NAME@FOLDER. energy needs none.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Keep the templates that are left as a bank of this name.")] = None,
-    count: Annotated[int | None, typer.Option(help="Of --name and --picture: so many templates. Default: at the elbow.")] = None,
-    stop: Annotated[int, typer.Option(help="Leave so many templates.", min=1)] = 1,
-    per: Annotated[str, typer.Option(help="Of energy: each layer or kernel counts alike; network: by their energy.")] = "layer",
-    lazy: Annotated[bool, typer.Option("--lazy", help="Try only likely candidates: much faster, nearly the same.")] = False,
+    name: Annotated[str | None, typer.Option(help="Store the remaining templates as a bank of this name.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Number of templates in --name and --picture. Default: at the elbow of the curve.")
+    ] = None,
+    stop: Annotated[int, typer.Option(help="Stop at this number of templates.", min=1)] = 1,
+    per: Annotated[
+        str, typer.Option(help="Weighting of energy: layer or kernel (each counts the same), or network (by its energy).")
+    ] = "layer",
+    lazy: Annotated[
+        bool, typer.Option("--lazy", help="Try only likely candidates. Much faster, with nearly the same result.")
+    ] = False,
     model: Models = None,
     size: Size = None,
-    layers: Annotated[list[str] | None, typer.Option("--layers", help="Only layers of this name or glob. Repeatable.")] = None,
+    layers: Annotated[
+        list[str] | None, typer.Option("--layers", help="Use only layers of this name or glob. Repeatable.")
+    ] = None,
     resize: Annotated[
-        str, typer.Option(help="Kernels of sizes that the bank lacks: none (they stay), formula, or crop (smaller ones).")
+        str, typer.Option(help="What to do at kernel sizes the bank lacks: none (keep them), formula, or crop (smaller sizes).")
     ] = "none",
-    signed: Annotated[bool, typer.Option("--signed", help="Only positive gains count.")] = False,
+    signed: Annotated[bool, typer.Option("--signed", help="Allow only positive gains.")] = False,
     architecture: Architecture = None, split: Split = None, part: Part = None, limit: Limit = None, seed: Seed = 0,
     batch_size: BatchSize = 8, workers: Workers = 0, device: Device = None,
     input_size: InputSize = None, crop_pct: CropPct = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw curve and templates into this file: .png, .svg or .pdf.")] = None,
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the search in the tables runs and metrics.")] = True,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the curve and the templates to this file: .png, .svg or .pdf.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Store the search in the tables runs and metrics.")] = True,
     db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Drop the template whose loss costs least, again and again. An interrupted search goes on where it was."""
+    """Shrink a bank by dropping the least useful template repeatedly.
+
+    The same command resumes an interrupted search."""
     from filterdb.errors import InvalidArgument
     from filterdb.frozen.choices import Matching
     from filterdb.frozen.greedy import Search

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 def plot(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="The picture; without it, all are listed.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write it into this file: .png, .svg or .pdf.")] = None,
-    width: Annotated[str, typer.Option(help="page (7 inches) or column (3.5), as papers in two columns have them.")] = "page",
-    dark: Annotated[bool, typer.Option("--dark", help="On a dark ground.")] = False,
-    title: Annotated[str | None, typer.Option(help='Above the picture; "" for none. Default: what it shows.')] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the picture. Default: list all pictures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write: .png, .svg or .pdf.")] = None,
+    width: Annotated[str, typer.Option(help="page (7 inches) or column (3.5 inches), as in two-column papers.")] = "page",
+    dark: Annotated[bool, typer.Option("--dark", help="Use a dark background.")] = False,
+    title: Annotated[str | None, typer.Option(help='Title of the picture, "" for none. Default: what it shows.')] = None,
     db: Db = None, as_json: Json = False, as_of: AsOf = None,
 ) -> None:  # fmt: skip
-    """Draw a picture; its options are flags, such as --model demo. Without a name, list the pictures."""
+    """Draw a picture, or list all of them. Options of a picture are flags, such as --model demo.
+
+    filterdb plot NAME --help explains one picture."""
     from filterdb.figures import PICTURES, find
 
     if name == "--help" or "--help" in context.args:
@@ -32,7 +34,7 @@ def plot(
         return None
     if name is None:
         if flags(context.args):
-            raise typer.BadParameter(f"{context.args[0]} is of a picture: say which, filterdb plot NAME.")
+            raise typer.BadParameter(f"{context.args[0]} belongs to a picture. Name one: filterdb plot NAME.")
         if as_json:
             return print_json([_facts(one) for _, one in sorted(PICTURES.items())])
         for _, one in sorted(PICTURES.items()):
@@ -43,12 +45,12 @@ def plot(
         return None
     found = find(name)
     if out is None:
-        raise InvalidArgument(f"Where shall the picture go? Name a file: filterdb plot {name} --out {name}.png (or .svg, .pdf)")
+        raise InvalidArgument(f"No file to write to. Name one: filterdb plot {name} --out {name}.png (or .svg, .pdf)")
     values: dict[str, Any] = {}
     for option, value in flags(context.args):
         values[option] = value if option not in values else [*_several(values[option]), value]
     if unsayable := [taken.name for taken in found.options if taken.name in values and not taken.flag]:
-        raise InvalidArgument(f"--{unsayable[0]} can be given in Python alone: db.plot({name!r}, {unsayable[0]}=…).")
+        raise InvalidArgument(f"--{unsayable[0]} can only be set in Python: db.plot({name!r}, {unsayable[0]}=…).")
     database = existing(db, as_of) if found.needs else open_database(db, as_of)
     database.plot(name, out=out, width=width, dark=dark, title=title, **values)  # type: ignore[arg-type]
     print_json({"picture": name, "out": str(out)}) if as_json else print(f"wrote {out}")
@@ -70,7 +72,7 @@ def _help(picture: Picture) -> str:
         for option in picture.options
         if option.flag
     ]
-    stands = [f"\nIt stands on the tables {', '.join(picture.needs)}."] if picture.needs else []
+    stands = [f"\nIt uses the tables {', '.join(picture.needs)}."] if picture.needs else []
     return "\n".join([f"filterdb plot {picture.name} --out FILE", "", picture.help, "", *taken, *stands]).rstrip()
 
 

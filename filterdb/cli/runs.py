@@ -16,22 +16,29 @@ if TYPE_CHECKING:
     from filterdb.networks.evaluation import Evaluation
 
 Data = Annotated[
-    str, typer.Option(help="A folder of images by class, Parquet files with image and label, or torchvision:NAME@FOLDER.")
+    str,
+    typer.Option(
+        help="Images: a folder with one folder per class, Parquet files with image and label, or torchvision:NAME@FOLDER."
+    ),
 ]
 Architecture = Annotated[
-    str | None, typer.Option(help="Of a file that does not say it: a timm name, mcunet_in3 or proxyless_w0.3.")
+    str | None, typer.Option(help="Architecture of a file that does not name it: a timm name, mcunet_in3 or proxyless_w0.3.")
 ]
-Split = Annotated[str | None, typer.Option(help="Which split of the data, where it has several.")]
-Part = Annotated[str | None, typer.Option(help="K/N: part K, from 0, of N parts drawn at random; 0/2 and 1/2 are halves.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="That many images at most, drawn at random.", min=1)]
-Seed = Annotated[int, typer.Option(help="Of part and limit.")]
-BatchSize = Annotated[int, typer.Option(help="Images at a time.", min=1)]
-Workers = Annotated[int, typer.Option(help="Processes that decode images; 0 for none beside this one.", min=0)]
-Device = Annotated[str | None, typer.Option(help="torch's, such as cpu or cuda. Default: the GPU if there is one.")]
-Amp = Annotated[bool, typer.Option("--amp", help="Half precision: bfloat16, or float16 on GPUs without it.")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="The memory layout of channels last.")]
-InputSize = Annotated[int | None, typer.Option(help="Side of the images in pixels. Default: as the model says.", min=1)]
-CropPct = Annotated[float | None, typer.Option(help="Side over the side before cropping. Default: as the model says.", min=0.01)]
+Split = Annotated[str | None, typer.Option(help="Split of the data.")]
+Part = Annotated[
+    str | None, typer.Option(help="Random part of the images as K/N, with K from 0. 0/2 and 1/2 are the two halves.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", help="Maximum number of images, drawn at random.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed of --part and --limit.")]
+BatchSize = Annotated[int, typer.Option(help="Images per batch.", min=1)]
+Workers = Annotated[int, typer.Option(help="Extra processes that decode images.", min=0)]
+Device = Annotated[str | None, typer.Option(help="torch device, such as cpu or cuda. Default: the GPU if there is one.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Use half precision: bfloat16, or float16 on GPUs without it.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Use the channels-last memory layout.")]
+InputSize = Annotated[int | None, typer.Option(help="Side of the images in pixels. Default: the model's.", min=1)]
+CropPct = Annotated[
+    float | None, typer.Option(help="Side of the crop over the side before cropping. Default: the model's.", min=0.01)
+]
 
 
 def images_of(
@@ -50,16 +57,16 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="timm:NAME, hf:OWNER/NAME, a checkpoint file, or demo.")],
     data: Data,
     architecture: Architecture = None,
-    original: Annotated[str | None, typer.Option(help="The network to compare with: agreement and KL.")] = None,
+    original: Annotated[str | None, typer.Option(help="Original network, for agreement and KL divergence.")] = None,
     split: Split = None, part: Part = None, limit: Limit = None, seed: Seed = 0,
     batch_size: BatchSize = 64, workers: Workers = 0, device: Device = None, amp: Amp = False,
     channels_last: ChannelsLast = False, input_size: InputSize = None, crop_pct: CropPct = None,
-    bank: Annotated[str | None, typer.Option(help="The bank of its kernels, for the table. Default: as its file says.")] = None,
-    mode: Annotated[str | None, typer.Option(help="How it was made, for the table. Default: as its file says.")] = None,
-    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Store it in the tables runs and metrics.")] = True,
+    bank: Annotated[str | None, typer.Option(help="Bank to note in the table runs. Default: the one named in the file.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Mode to note in the table runs. Default: the one named in the file.")] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Store the result in the tables runs and metrics.")] = True,
     db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Measure a network on images: top-1, top-5, loss, and agreement with the original."""
+    """Measure a network's accuracy on images. Also its loss, and its agreement with the original network."""
     from filterdb.database.run_verbs import About
 
     database = open_database(db)

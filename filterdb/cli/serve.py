@@ -14,11 +14,11 @@ from filterdb.cli.shared import Db, existing
 def serve(
     db: Db = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Any but loopback needs the token that is printed.")
+        str, typer.Option(help="Address to listen on. Any other than loopback requires the printed token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0 takes a free one.")] = 8765,
 ) -> None:
-    """Look at a database in a browser: a gallery, filters, models, banks, the spectrum, SQL. Ctrl-C ends it."""
+    """Explore a database in a browser. Ctrl-C stops the server."""
     from filterdb.explorer import serve
 
     serve(existing(db), host, port)

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 Db = Annotated[
     str | None, typer.Option("--db", help="Database folder. Default: $FILTERDB_PATH, else ./filters.", show_default=False)
 ]
-AsOf = Annotated[str | None, typer.Option(help="Look at an older version: its number, or a UTC time such as 2026-03-01T12:00.")]
-Form = Annotated[Format, typer.Option("--format", help="How rows are written.")]
+AsOf = Annotated[str | None, typer.Option(help="Read an older version, by number or UTC time such as 2026-03-01T12:00.")]
+Form = Annotated[Format, typer.Option("--format", help="Output format.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-Out = Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")]
-Limit = Annotated[int, typer.Option(min=1, help="Rows of a table at most; the other formats write all.")]
+Out = Annotated[Path | None, typer.Option(help="Write to this file. Its suffix chooses the format.")]
+Limit = Annotated[int, typer.Option(min=1, help="Maximum rows of a table. The other formats write all rows.")]
 Param = Annotated[
-    list[str] | None, typer.Option(help="A parameter of the query, NAME=VALUE; a JSON value, else text. Repeatable.")
+    list[str] | None, typer.Option(help="Parameter of the query as NAME=VALUE, with VALUE in JSON or plain text. Repeatable.")
 ]
-Models = Annotated[list[str] | None, typer.Option("--model", "--models", help="Only this model, or glob. Repeatable.")]
+Models = Annotated[list[str] | None, typer.Option("--model", "--models", help="Use only this model or glob. Repeatable.")]
 Size = Annotated[str | None, typer.Option(help="Kernel size, rows x columns, such as 7x7.")]
 
 
@@ -39,7 +39,7 @@ def existing(db: str | None, as_of: str | None = None) -> Database:
 
     database = open_database(db, as_of)
     if not database.exists():
-        raise StoreError(f"There is no database at {database.place}. Name one with --db, or make it: filterdb ingest SOURCE")
+        raise StoreError(f"There is no database at {database.place}. Name one with --db, or create it: filterdb ingest SOURCE")
     return database
 
 

@@ -1,1 +1,1 @@
-"""What filterdb costs, measured: ``python -m tests.benchmarks``. Nothing here is a test, and nothing is asserted."""
+"""What filterdb costs, measured: ``python -m tests.benchmarks``. Only ``test_merging`` is a test."""

@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks [--only NAME …] [--small] [--folder DIR]``, from the root of the checkout.
 
-Measures, prints progress, and writes results.md and results.json beside this file. Benchmarks that were not run keep the results
-they had, if those are from the same machine.
+Measures, prints progress, and writes results.md and results.json beside this file. Every section has its own date, machine and
+versions. Sections that were not run keep the results they had, on whatever machine those were measured.
 """
 
 from __future__ import annotations
@@ -61,36 +61,47 @@ def main() -> None:
 
 
 def keep(target: Path, name: str, about: dict[str, str], rows: list[Row], small: bool) -> None:
-    """Merge one benchmark's results with those of the others, and write both files."""
+    """Put one section's results beside those of the others, and write both files."""
     file = target / "results.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    if results.get("machine") != machine():
-        results = {"machine": machine(), "benchmarks": {}}
-    results["benchmarks"][name] = about | {"rows": [asdict(row) | {"ratio": row.ratio, "met": row.met} for row in rows]}
+    results[name] = about | {
+        "machine": machine(),
+        "rows": [asdict(row) | {"ratio": row.ratio, "met": row.met} for row in rows],
+    }
     file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     (target / "results.md").write_text(page(results, small))
 
 
 def page(results: dict[str, Any], small: bool) -> str:
-    """The results as Markdown."""
+    """The results as Markdown: a section for each benchmark that was ever run, in the order of BENCHMARKS."""
     lines = [
         "# Benchmarks", "",
         "Written by `python -m tests.benchmarks`" + (" `--small`: a trial, not a result." if small else "."), "",
         "A ratio is filterdb's number by the other's: medians, measured in turns in one run, each in a process of its own.",
         "Memory is the peak resident set less that of the same process after its imports (and, for numpy, its loading).",
         "Files are in the page cache. Bytes from the hub are those of the answers' bodies.", "",
-        *(f"* {key}: {value}" for key, value in results["machine"].items()), "",
     ]  # fmt: skip
-    for name in (name for name in BENCHMARKS if name in results["benchmarks"]):
-        found = results["benchmarks"][name]
-        lines += [f"## {name}", "", (BENCHMARKS[name].__doc__ or "").strip(), ""]
-        lines += [f"{found['date']}, {found['minutes']} minutes, load of the machine at the start {found['load']}.", ""]
-        lines += [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
-        for row in found["rows"]:
-            fields = {key: value for key, value in row.items() if key not in ("ratio", "met")}
-            lines.append(f"| {' | '.join(Row(**fields).cells())} |")
-        lines.append("")
+    for name in (name for name in BENCHMARKS if name in results):
+        lines += section(name, results[name])
     return "\n".join(lines)
+
+
+def section(name: str, found: dict[str, Any]) -> list[str]:
+    """The lines of one benchmark: what it is, when and where it ran, and its table."""
+    place = dict(found["machine"])
+    cpu, cores, memory, system = (place.pop(key) for key in ("CPU", "cores", "memory", "system"))
+    versions = ", ".join(f"{library} {version}" for library, version in place.items())
+    lines = [
+        f"## {name}", "", (BENCHMARKS[name].__doc__ or "").strip(), "",
+        f"* run: {found['date']}, {found['minutes']} minutes, load of the machine at the start {found['load']}",
+        f"* machine: {cpu}, {cores} cores, {memory}, {system}",
+        f"* versions: {versions}", "",
+        f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD),
+    ]  # fmt: skip
+    for row in found["rows"]:
+        fields = {key: value for key, value in row.items() if key not in ("ratio", "met")}
+        lines.append(f"| {' | '.join(Row(**fields).cells())} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
 from filterdb.networks.network import Network, described, preprocessing_of
 from filterdb.networks.weights import BUILDING, Weights, read
-from filterdb.sources import inverted, recipes
+from filterdb.sources import recipes
 from filterdb.sources.local import stem
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def _from_file(
     path: Path, name: str, source: str, architecture: str | None, args: dict[str, Any], num_classes: int | None, new_head: bool,
     preprocessing: Mapping[str, Any] | None,
 ) -> Network:  # fmt: skip
+    from filterdb.sources import inverted
+
     weights = read(path)
     what, written = path.name, weights.metadata
     known = architecture or written.get("architecture")
@@ -182,6 +184,8 @@ def _from_file(
 def _timm(architecture: str, args: dict[str, Any], weights: Weights, what: str, num_classes: int | None) -> nn.Module:
     """A timm architecture with the weights of a file."""
     import timm
+
+    from filterdb.sources import inverted
 
     bare = architecture.partition(".")[0]
     if not timm.is_model(bare):

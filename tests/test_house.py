@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ ROOMS = (
     "networks", "frozen", "training", "figures", "database", "experiments", "explorer", "cli",
 )  # fmt: skip
 """From the ground up: a room imports only rooms that stand before it here. What each is for: docs/contributing.md."""
+KEYWORDS = 10
+"""Optional parameters of a function, at most."""
 LOOSE = 6
 """Modules at the top of the package, at most: everything else is in a room."""
 HEAVY = {
@@ -135,7 +138,7 @@ def test_a_room_uses_of_another_what_that_names_in_its_init(path):
     for file, name in imported(path, ROOT):
         other = room_of(file, PACKAGE)
         front = PACKAGE / other / "__init__.py"
-        if other != room and front.exists():
+        if other != room and front.exists() and name != f"filterdb.{other}":  # the room itself: its names are those it offers
             used = name.split(".")[2]
             assert used in offered(front), f"filterdb.{other} does not offer {used}: name it in __all__, or use what it offers"
 
@@ -153,6 +156,39 @@ def test_what_a_room_offers_is_there():
         for name in offered(front):
             code = f"from filterdb.{front.parent.name} import {name}"
             exec(code, {})
+
+
+def test_functions_take_few_keywords():
+    """More belong into a dataclass, which Python, the command line and recipes share. Commands have their flags there."""
+    for path in SOURCES:
+        if room_of(path, PACKAGE) == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                optional = len(node.args.kwonlyargs) + len(node.args.defaults)
+                assert optional <= KEYWORDS, f"{path.relative_to(ROOT)}: {node.name} takes {optional} keywords"
+
+
+@pytest.mark.parametrize(
+    ("command", "choices"),
+    [
+        ("freeze", ["filterdb.images.Images", "filterdb.frozen.choices.Matching"]),
+        ("evaluate", ["filterdb.images.Images"]),
+        ("greedy", ["filterdb.images.Images", "filterdb.frozen.greedy.Search"]),
+        ("train", ["filterdb.training.Settings", "filterdb.training.Saving"]),
+    ],
+)
+def test_what_can_be_chosen_in_python_is_a_flag_of_the_same_name(command, choices):
+    from typer.main import get_command
+
+    from filterdb.cli.app import app
+
+    flags = {one.name for one in get_command(app).commands[command].params}
+    for place in choices:
+        module, _, name = place.rpartition(".")
+        fields = set(getattr(import_module(module), name).__dataclass_fields__)
+        # input_size and crop_pct are the two of preprocessing that are said in flags; args are in a recipe
+        assert fields - {"preprocessing", "args"} <= flags, place
 
 
 def test_few_modules_lie_loose():

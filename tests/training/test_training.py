@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import torch
 from PIL import Image
 from torch import nn
 
+import filterdb
 from filterdb import Database, banks, networks
 from filterdb.errors import FilterdbError, InvalidArgument, NotFound, RunError
 from filterdb.frozen.layer import FrozenDepthwiseConv2d
 from filterdb.images import ImageSet, open_images
+from filterdb.search.nearest import match
 from filterdb.training import MODES, Saving, Settings, train
 from filterdb.training.data import Batches, some_of_each
 from filterdb.training.initialise import DOG_PROPORTIONS, depthwise
+from filterdb.training.kernel_gradients import LR_SCALE, KernelGradients, decay, parameter_groups
 from filterdb.training.modes import kernels_of, prepare
 
 TINY: dict[str, Any] = {"patch_size": 2, "depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
@@ -124,9 +128,86 @@ def test_dog_init_has_the_papers_proportions_and_only_templates_of_its_bank() ->
     assert share == pytest.approx(list(DOG_PROPORTIONS.values()), abs=0.05)
 
 
-def test_trained_kernels_are_matched_as_nearest_says(images: ImageSet, tmp_path: Path) -> None:
-    from filterdb.search.nearest import match
+def test_a_network_of_ones_own_starts_from_a_bank() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 400, 1), nn.Conv2d(400, 400, 7, padding=3, groups=400), nn.Conv2d(400, 400, 2, groups=400)
+    )
+    lengths = module[1].weight.detach().square().sum((1, 2, 3))
+    untouched = module[2].weight.detach().clone()
+    assert filterdb.init_depthwise(module, seed=3) == ["1"]  # the bank has no templates of even sizes
+    assert torch.equal(module[2].weight, untouched)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    first = module[1].weight.detach().clone()
+    assert first.square().sum((1, 2, 3)).mean().item() == pytest.approx(lengths.mean().item(), rel=1e-4)
+    filterdb.init_depthwise(module, seed=3)
+    torch.testing.assert_close(module[1].weight.detach(), first, rtol=1e-5, atol=0)
+    # shares of one's own: labels, names, globs
+    filterdb.init_depthwise(module, "greedy8", proportions={"sharpening": 0.25, "*derivative*": 0.75}, layers="1")
+    found = match(module[1].weight.detach().numpy().reshape(400, -1), banks.load("greedy8"))
+    share = np.mean([banks.load("greedy8").labels[i] == "sharpening" for i in found["template"]])
+    assert share == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 400) ** 0.5)  # four standard errors
+    assert np.abs(found["similarity"]).min() > 0.9999
+    for given, message in (
+        ({"proportions": {"on-centre": 0.5}}, "must add up to 1"),
+        ({"proportions": {"on-center": 1.0}}, 'Did you mean "on-centre"'),
+        ({"proportions": {"on-centre": 1.0, "off-centre": 0.0}}, "above 0"),
+        ({"layers": "nowhere"}, 'No depthwise layer "nowhere"'),
+        ({"layers": "2"}, "initialises no layer"),
+        ({"bank": "dgo"}, 'Did you mean "dog"'),
+    ):
+        with pytest.raises(FilterdbError, match=message):
+            filterdb.init_depthwise(module, **given)
 
+
+def test_kernels_forget_their_start(images: ImageSet, tmp_path: Path) -> None:
+    """With no gradient at all, the start shrinks by about exp(-forget), half of it a warm-up that hardly moves."""
+    kernel = nn.Parameter(torch.ones(4, 1, 3, 3))
+    module, steps, lr = nn.Module(), 400, 2e-3
+    module.kernel = kernel
+    groups = parameter_groups(module, [kernel], 0.05, decay(8.0, lr, steps))
+    optimiser = torch.optim.AdamW(groups[:1], lr=lr)
+    for step in range(steps):  # a cosine, whose mean is half of its peak
+        optimiser.param_groups[0]["lr"] = LR_SCALE * lr * 0.5 * (1 + np.cos(np.pi * step / steps))
+        kernel.grad = torch.zeros_like(kernel)
+        optimiser.step()
+    # log(1 - x) is -x - x²/2: with x of .02 on average over 400 steps of a cosine, the second term makes another .12
+    assert np.log(kernel.max().item()) == pytest.approx(-8.12, abs=0.05)
+    parts = KernelGradients([kernel])
+    kernel.grad = 1e-6 * torch.randn(4, 1, 3, 3)
+    parts.scale()
+    assert kernel.grad.square().mean().sqrt().item() == pytest.approx(1, rel=1e-3)
+    # a killed run with it goes on to the same weights
+    given = settings(forget=8.0, opt_betas=(0.9, 0.99), epochs=3)
+    whole = run(images, tmp_path / "whole", given)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path / "parts", given, progress=stop)
+    parts_run = run(images, tmp_path / "parts", given)
+    one, other = (found.network.module.state_dict() for found in (whole, parts_run))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_recipes_are_settings(tmp_path: Path) -> None:
+    demo = Settings.recipe("demo")
+    assert (demo.model, demo.forget, demo.opt_betas, demo.args["depths"]) == ("convnext_atto", 8.0, (0.9, 0.99), [3, 3, 3, 1])
+    assert replace(demo, epochs=4) == Settings.recipe("demo", epochs=4)
+    (tmp_path / "mine.toml").write_text('model = "demo"\nepochs = 2\nwarmup_epochs = 1\n')
+    assert Settings.recipe(tmp_path / "mine.toml") == Settings("demo", epochs=2, warmup_epochs=1)
+    (tmp_path / "typo.toml").write_text('model = "demo"\nepoch = 2\n')
+    (tmp_path / "broken.toml").write_text("model = demo")
+    for name, message in (
+        ("dmeo", 'No training recipe "dmeo". Did you mean "demo"'), (tmp_path / "typo.toml", 'Did you mean "epochs"'),
+        (tmp_path / "broken.toml", "is not a training recipe"), (tmp_path / "none.toml", "No training recipe"),
+    ):  # fmt: skip
+        with pytest.raises(FilterdbError, match=message):
+            Settings.recipe(name)
+
+
+def test_trained_kernels_are_matched_as_nearest_says(images: ImageSet, tmp_path: Path) -> None:
     source = str(run(images, tmp_path / "run", settings()).path)
     theirs = kernels_of(networks.load(source).module)
     made = prepare(settings(mode="frozen+bias", bank="greedy8", filters=source), 2, banks.load).network.module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,78 +76,62 @@ def _fewest(
     return [stacked], [thrown]
 
 
-def check(
-    *, size: str, method: str, scaling: str | None, classes: int | None, epochs: int | None, restarts: int, seed: int,
-    threshold: float | None,
-) -> None:  # fmt: skip
-    """Refuse what cannot be trained before anything is read.
+@dataclass(frozen=True)
+class Clustering:
+    """How kernels are clustered. What cannot be is refused before anything is read."""
 
-    Raises:
-        InvalidArgument: in one line, what was given and what to give.
-    """
-    parse_size(size)
-    if method not in ("autoencoder", "kmeans"):
-        raise InvalidArgument(f'"{method}" is not a method. Say autoencoder or kmeans.')
-    if scaling not in (None, "unit", "minmax"):
-        raise InvalidArgument(f'"{scaling}" is not a scaling. Say unit or minmax.')
-    if method == "autoencoder" and (scaling == "minmax" or classes is not None):
-        raise InvalidArgument("classes and scaling are for method kmeans: an autoencoder's classes are read off its spectrum.")
-    if threshold is not None and not 0 < threshold <= 2:
-        raise InvalidArgument(f"threshold = {threshold!r}: give a cosine dissimilarity above 0, such as 0.3.")
-    Settings(seed=seed, restarts=restarts, epochs=1 if epochs is None else epochs)
+    method: Method = "autoencoder"
+    seed: int = 0
+    """Of everything drawn at random."""
+    epochs: int | None = None
+    """Of an autoencoder, at most; by default as many as show ``PRESENTATIONS`` kernels."""
+    restarts: int = 8
+    """Autoencoders trained side by side; the one with the smallest held-out loss is kept."""
+    threshold: float | None = None
+    """The cosine dissimilarity below which a kernel is clustered; see ``default_threshold``."""
+    classes: int | None = None
+    """Of k-means: how many, ``CLASSES`` by default."""
+    scaling: Scaling | None = None
+    """Of k-means: "unit" (centred unit kernels) or "minmax"; by default as published, minmax at 3x3, else unit."""
+
+    def __post_init__(self) -> None:
+        if self.method not in ("autoencoder", "kmeans"):
+            raise InvalidArgument(f'"{self.method}" is not a method. Choose autoencoder or kmeans.')
+        if self.scaling not in (None, "unit", "minmax"):
+            raise InvalidArgument(f'"{self.scaling}" is not a scaling. Choose unit or minmax.')
+        if self.method == "autoencoder" and (self.scaling == "minmax" or self.classes is not None):
+            raise InvalidArgument(
+                "classes and scaling are for method kmeans: an autoencoder's classes are read off its spectrum."
+            )
+        if self.threshold is not None and not 0 < self.threshold <= 2:
+            raise InvalidArgument(f"threshold = {self.threshold!r}: give a cosine dissimilarity above 0, such as 0.3.")
+        Settings(seed=self.seed, restarts=self.restarts, epochs=1 if self.epochs is None else self.epochs)
 
 
 def train(
-    kernels: NDArray[np.float32],
-    *,
-    name: str,
-    size: str,
-    method: Method = "autoencoder",
-    scaling: Scaling | None = None,
-    classes: int | None = None,
-    seed: int = 0,
-    epochs: int | None = None,
-    restarts: int = 8,
-    threshold: float | None = None,
-    models: Sequence[str] = (),
-    device: str | None = None,
-    state_file: Path | None = None,
-    progress: Progress | None = None,
-) -> Classifier:
+    kernels: NDArray[np.float32], *, name: str, size: str, models: Sequence[str] = (), device: str | None = None,
+    state_file: Path | None = None, progress: Progress | None = None, **how: Any,
+) -> Classifier:  # fmt: skip
     """Train a classifier on kernels and label it.
 
     Args:
         kernels: (n, d) distinct raw kernels, see ``gather``.
         name: of the classifier.
         size: kernel size.
-        method: "autoencoder" or "kmeans".
-        scaling: k-means only: "unit" (centred unit kernels) or "minmax"; default: as published, minmax at 3x3, else unit.
-        classes: k-means only: how many, ``CLASSES`` by default.
-        seed: of everything drawn at random.
-        epochs: at most; by default as many as show ``PRESENTATIONS`` kernels.
-        restarts: autoencoders trained side by side.
-        threshold: see ``default_threshold``.
         models: the models that the kernels are of, to be remembered.
         device: torch's; by default the GPU where there is one.
-        state_file: where an interrupted training goes on from.
+        state_file: what an interrupted training resumes from.
         progress: who is told.
+        how: fields of ``Clustering``.
     """
-    check(
-        size=size,
-        method=method,
-        scaling=scaling,
-        classes=classes,
-        epochs=epochs,
-        restarts=restarts,
-        seed=seed,
-        threshold=threshold,
-    )
+    chosen = Clustering(**how)
+    method, scaling, seed, restarts = chosen.method, chosen.scaling, chosen.seed, chosen.restarts
     kernel_h, kernel_w = parse_size(size)
-    threshold = default_threshold(kernel_h, kernel_w) if threshold is None else threshold
+    threshold = default_threshold(kernel_h, kernel_w) if chosen.threshold is None else chosen.threshold
     facts: dict[str, Any] = {"seed": seed, "models": list(models), "kernels": len(kernels)}
     if method == "kmeans":
         scaling = scaling or ("minmax" if (kernel_h, kernel_w) == (3, 3) else "unit")
-        centres = kmeans.train(kmeans.scaled(kernels, scaling), CLASSES if classes is None else classes, seed)
+        centres = kmeans.train(kmeans.scaled(kernels, scaling), CLASSES if chosen.classes is None else chosen.classes, seed)
         weights, facts = {"centres": centres}, facts | {"restarts": kmeans.STARTS}
         shown = centred_unit(centres.astype(np.float64)).unit.astype(np.float32)
         codes = np.arange(len(centres), dtype=np.float64)
@@ -154,7 +139,7 @@ def train(
         import torch
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        wanted = int(np.clip(PRESENTATIONS // max(1, len(kernels)), *EPOCHS)) if epochs is None else epochs
+        wanted = int(np.clip(PRESENTATIONS // max(1, len(kernels)), *EPOCHS)) if chosen.epochs is None else chosen.epochs
         batch = int(np.clip(len(kernels) // BATCHES, *BATCH))
         settings = Settings(seed=seed, epochs=wanted, restarts=restarts, batch=batch)
         unit = centred_unit(kernels).unit.astype(np.float32, copy=False)

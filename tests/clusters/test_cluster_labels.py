@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filterdb.clusters import Classifier, labels
@@ -51,7 +51,6 @@ def facts(made: Classifier) -> tuple[object, ...]:
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.floats(0, 1), st.integers(0, 10_000))
-@settings(max_examples=80, deadline=None)
 def test_the_path_is_the_best_of_all_paths(codes, count, switch, seed):
     scores = np.random.default_rng(seed).random((codes, count))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.signal import correlate2d
@@ -221,7 +221,6 @@ def any_bank(draw: st.DrawFn) -> Bank:
     return Bank(name=draw(words), names=names, templates=templates, labels=labels)
 
 
-@settings(max_examples=60, deadline=None)
 @given(any_bank(), st.sampled_from(["npy", "csv", "txt", "json"]))
 def test_what_is_written_reads_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, bank: Bank, suffix: str) -> None:
     path = tmp_path_factory.getbasetemp() / f"bank.{suffix}"
@@ -351,7 +350,6 @@ def test_missing_files_and_folders_get_one_line(tmp_path: Path) -> None:
         banks.write(banks.load("box"), tmp_path / "box.xyz")
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["npy", "csv", "txt", "json", "toml"]))
 def test_any_bytes_are_a_bank_or_one_line(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
     path = tmp_path_factory.getbasetemp() / f"any.{suffix}"

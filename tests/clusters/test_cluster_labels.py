@@ -248,7 +248,7 @@ SLIPS = {
     "a truth for a number": (A.replace("=0\n", "=false\n") + B, "stretch 1 needs class (a text), from and to (numbers)"),
     "an empty name": (A.replace("'a'", "''") + B, "a class needs a name in printable characters, got ''"),
     "a name with a line break": (A.replace("'a'", '"a\\nb"') + B, "a class needs a name in printable characters"),
-    "another size": ("size='5x5'\n" + A + B, 'labels 5x5 kernels, and the classifier "mine" tells 7x7 ones'),
+    "another size": ("size='5x5'\n" + A + B, 'labels 5x5 kernels, and the classifier "mine" classifies 7x7 kernels'),
     "a threshold of nothing": ("threshold=0\n" + A + B, "threshold = 0. Give a cosine dissimilarity above 0"),
     "a threshold beyond all": ("threshold=2.5\n" + A + B, "threshold = 2.5. Give a cosine dissimilarity"),
     "a threshold in words": ("threshold='low'\n" + A + B, "threshold = 'low'. Give a cosine dissimilarity"),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import put, random_kernels
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -47,7 +47,6 @@ def test_k_means_finds_the_best_of_all_partitions_of_a_few_kernels() -> None:
     assert found == pytest.approx(best, abs=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(6, 40))
 def test_the_answer_of_k_means_hangs_together(seed: int, count: int, n: int) -> None:
     points = unit(random_kernels(n, 3, 3, seed))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from real import data
 from safetensors import safe_open
@@ -149,7 +149,6 @@ def test_frozen_twice_is_frozen_once(dtype: torch.dtype, name: str) -> None:
     assert twice.report.unique_before == twice.report.unique_after or dtype in (torch.float16, torch.bfloat16)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.booleans(), st.floats(-6, 6), st.floats(-3, 3))
 def test_replace_is_the_best_fit_of_all_templates(seed: int, signed: bool, exponent: float, shift: float) -> None:
     rng = np.random.default_rng(seed)
@@ -283,7 +282,6 @@ def test_computed_weights_become_plain_ones() -> None:
 # the report
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 20), st.integers(1, 5))
 def test_distinct_kernels_are_told_up_to_gain_and_offset(seed: int, n: int, copies: int) -> None:
     rng = np.random.default_rng(seed)
@@ -400,7 +398,6 @@ def test_windows_are_what_the_convolution_sees(conv: nn.Conv2d) -> None:
     torch.testing.assert_close(spread, out.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_with_white_inputs_the_closest_outputs_are_the_closest_weights(seed: int, signed: bool) -> None:
     kernels = np.random.default_rng(seed).standard_normal((6, 49)).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import correlate2d, freqz
 
@@ -306,7 +306,6 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=60)
 def test_turned_by_90_degrees_the_numbers_turn(seed):
     kernel = random_kernel(seed)
     found, turned = one(kernel), one(np.rot90(kernel))
@@ -325,7 +324,6 @@ def test_turned_by_90_degrees_the_numbers_turn(seed):
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=60)
 def test_mirrored_the_numbers_mirror(seed):
     kernel = random_kernel(seed)
     found, mirrored = one(kernel), one(kernel[:, ::-1])
@@ -340,7 +338,6 @@ def test_mirrored_the_numbers_mirror(seed):
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=30)
 def test_transposed_x_and_y_change_places(seed):
     kernel = random_kernel(seed)
     found, transposed = one(kernel), one(kernel.T)  # reflected in the antidiagonal, as y is up
@@ -352,7 +349,6 @@ def test_transposed_x_and_y_change_places(seed):
 
 
 @given(seeds, st.floats(-20, 20), st.booleans())
-@settings(deadline=None, max_examples=60)
 def test_no_word_and_no_share_depends_on_scale_or_sign(seed, exponent, negate):
     kernel = random_kernel(seed)
     factor = (-1 if negate else 1) * 10.0**exponent
@@ -472,7 +468,6 @@ def test_separable_energy_is_that_of_the_svd(size):
 
 
 @given(seeds)
-@settings(deadline=None, max_examples=40)
 def test_parity_is_that_of_the_even_part(seed):
     kernel = random_kernel(seed)
     found = one(kernel)
@@ -548,7 +543,6 @@ def sound(columns, count):
 
 
 @given(st.sampled_from(SIZES), seeds, st.sampled_from([np.float32, np.float64]), st.floats(-20, 20), st.floats(0, 12))
-@settings(deadline=None, max_examples=80)
 def test_random_kernels_of_any_scale_have_every_number(size, seed, kind, exponent, spread):
     rng = np.random.default_rng(seed)
     kernels = rng.standard_normal((20, *size)) * 10.0 ** (exponent + rng.uniform(-spread, 0, (20, *size)))

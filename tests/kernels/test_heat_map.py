@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from conftest import random_kernels
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib import colormaps
@@ -27,7 +27,6 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(image)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     hnp.arrays(np.float32, (5, 7), elements=st.floats(-3, 3, width=32)),
     st.one_of(st.none(), st.floats(0.125, 4)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -37,7 +37,6 @@ def test_constant_and_zero_kernels_are_dead_in_both_precisions():
 
 
 @given(kernels, st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_affine_fit_is_least_squares(f, seed):
     g = np.random.default_rng(seed).standard_normal(f.shape[1])
     gain, offset, rho, residual = affine_fit(f, g)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from filterdb import banks
@@ -124,7 +124,6 @@ def test_turned_and_mirrored_kernels_have_their_derivatives_turned_and_mirrored_
 
 
 @given(st.floats(0.01, 100), st.floats(-10, 10), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
 def test_gain_and_offset_leave_the_fit_unchanged(a, b, seed):
     kernels = np.random.default_rng(seed).standard_normal((5, 7, 7))
     plain, moved = scores(kernels), scores(a * kernels + b)

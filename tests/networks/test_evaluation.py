@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import write_rows
 from real import data
@@ -93,7 +93,6 @@ def test_the_numbers_are_those_of_counting_by_hand(images, size, workers):
 
 
 @given(st.integers(2, 12), st.integers(1, 30), st.integers(0, 2**31), st.integers(1, 40), st.booleans())
-@settings(max_examples=25, deadline=None)
 def test_any_logits(images, classes, n, seed, size, tied):
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((n, classes)) * 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import put, random_kernels
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from real import data
 
@@ -70,7 +70,6 @@ def test_nearest_agrees_with_lstsq_on_random_kernels(db, bank, size):
 
 
 @given(st.floats(0.01, 100), st.floats(-10, 10), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
 def test_gain_and_offset_of_the_kernel_leave_the_template_unchanged(a, b, seed):
     bank = Bank(name="b", names=[f"t{i}" for i in range(5)], templates=random_kernels(5, 5, 5, seed=seed))
     f = random_kernels(20, 5, 5, seed=seed + 1).reshape(20, -1)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
@@ -209,7 +210,7 @@ def seeds() -> dict[str, bytes]:
     return {**files, "onnx": helper.make_model(graph).SerializeToString()}
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(10)
 @given(data=st.data())
 def test_mutations_are_refused_or_read(
     seeds: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -64,8 +64,8 @@ class StoreError(FilterdbError):
     """A database that is missing, damaged or busy."""
 
 
-def not_found(kind: str, name: str, known: Iterable[str], *, advice: str = "") -> NotFound:
-    """The error for an unknown name: near misses first, then what there is.
+def not_found(kind: str, name: str, known: Iterable[str], *, advice: str = "", most: int = 12) -> NotFound:
+    """The error for an unknown name: near misses first, then ``most`` of the known names.
 
     >>> print(not_found("bank", "gredy8", ["greedy8", "dog"]))
     No bank "gredy8". Did you mean "greedy8"? There are: dog, greedy8.
@@ -76,7 +76,7 @@ def not_found(kind: str, name: str, known: Iterable[str], *, advice: str = "") -
     if near:
         text += " Did you mean " + " or ".join(f'"{match}"' for match in near) + "?"
     if names:
-        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
         text += f" There are: {shown}."
     else:
         text += " There are none."

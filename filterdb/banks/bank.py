@@ -127,7 +127,7 @@ def _check(name: str, names: list[str], templates: NDArray, labels: Sequence[str
         refuse(f'the name "{twice[0]}" is given twice. Make the names of the templates unique.')
     for word, template in zip(names, templates):
         if not np.isfinite(template).all():
-            refuse(f'template "{word}" has values that are not finite in float32 (NaN or infinite). Mend or leave it out.')
+            refuse(f'template "{word}" has values that are not finite in float32 (NaN or infinite). Fix it or leave it out.')
     for word, dead in zip(names, centred_unit(templates.astype(np.float64)).dead):
         if dead:
             refuse(f'template "{word}" is constant: it has no direction, so nothing can be similar to it. Leave it out.')

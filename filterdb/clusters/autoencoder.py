@@ -52,7 +52,7 @@ class Settings:
     """Peak of AdamW's; it falls along a cosine."""
     patience: int = 20
     held_out: float = 0.1
-    """Share of the kernels that is not trained on; the best restart and the early stop are told by it."""
+    """Share of the kernels that is not trained on; it decides the best restart and the early stop."""
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("epochs", 1), ("restarts", 1), ("batch", 2), ("patience", 1)):
@@ -118,9 +118,9 @@ def train(
             be held out as well).
         settings: how.
         device: torch's name of it, such as "cpu" or "cuda".
-        state_file: where the state is kept after each tenth epoch; a later call with the same kernels and settings goes on
+        state_file: where the state is kept after each tenth epoch; a later call with the same kernels and settings resumes
             from there. It is deleted at the end.
-        progress: who is told.
+        progress: gets the progress.
 
     Raises:
         InvalidArgument: too few kernels.

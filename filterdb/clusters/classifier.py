@@ -40,7 +40,7 @@ FORMAT = "filterdb classifier 1"
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """How kernels of one size are told into classes."""
+    """How kernels of one size are classified."""
 
     name: str
     method: Method
@@ -99,7 +99,7 @@ class Classifier:
 
     @property
     def classes(self) -> list[str]:
-        """The classes it can tell, in the order of ``filterdb.kernels.shapes`` and then of the codes, "other" last."""
+        """The classes it knows, in the order of ``filterdb.kernels.shapes`` and then of the codes, "other" last."""
         found = dict.fromkeys(stretch.name for stretch in self.stretches if stretch.name != OTHER)
         known = [name for name in shapes.SHAPES if name in found]
         return [*known, *(name for name in found if name not in shapes.SHAPES), OTHER]
@@ -151,7 +151,7 @@ class Classifier:
         return index, np.clip(similarity, -1, 1), parts.dead
 
     def classify(self, kernels: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Tell raw kernels into classes.
+        """Classify raw kernels.
 
         Args:
             kernels: (n, d) of this classifier's size.
@@ -163,7 +163,9 @@ class Classifier:
             (NaN without one). Dead kernels have class and template None, and NaN.
         """
         if kernels.ndim != 2 or kernels.shape[1] != self.kernel_h * self.kernel_w:
-            raise InvalidArgument(f'Classifier "{self.name}" tells {self.size} kernels, got an array of shape {kernels.shape}.')
+            raise InvalidArgument(
+                f'Classifier "{self.name}" classifies {self.size} kernels, got an array of shape {kernels.shape}.'
+            )
         index, similarity, dead = self.nearest(kernels)
         dissimilarity = np.where(dead, np.nan, 1 - similarity).astype(np.float32)
         clustered = dissimilarity < self.threshold  # NaN is not

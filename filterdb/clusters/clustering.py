@@ -1,4 +1,4 @@
-"""Clusters of a database: train a classifier on its kernels, tell them into classes, compare, control."""
+"""Clusters of a database: train a classifier on its kernels, classify them, compare, control."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train(
         raise NotFound(f"No kernels of size {chosen_size} in {_words(models)}. Choose other models, or another --size.")
     name = name or make.default_name(method, chosen_size, seed)
     kernels = gather(view, chosen_size, chosen, seed)
-    # The state is kept under the name, so that the same command goes on after an interruption.
+    # The state is kept under the name, so that the same command resumes after an interruption.
     state = place.scratch / "training" / f"{slug(name)}.pt"
     made = make.train(
         kernels, name=name, size=chosen_size, models=chosen, state_file=state, progress=progress, **settings
@@ -77,7 +77,7 @@ def gather(view: View, size: str, models: Sequence[str], seed: int, most: int = 
 
 
 def classify(view: View, store: ClassStore, classifier: Classifier, models: Models, progress: Progress | None) -> list[str]:
-    """Tell the kernels of models into classes; those that were told before, by this classifier as it is, are left alone.
+    """Classify the kernels of models; those that this classifier, as it is, has classified before are left alone.
 
     Returns:
         The models of the classifier's kernel size that were asked for.
@@ -85,7 +85,7 @@ def classify(view: View, store: ClassStore, classifier: Classifier, models: Mode
     chosen = view.having(classifier.kernel_h, classifier.kernel_w, models)
     if not chosen:
         raise InvalidArgument(
-            f'The classifier "{classifier.name}" tells {classifier.size} kernels, and {_words(models)} has none.'
+            f'The classifier "{classifier.name}" classifies {classifier.size} kernels, and {_words(models)} has none.'
         )
     editions = {name: view.snapshot.editions[slug(name)] for name in chosen}
     todo = [name for name in chosen if not store.has(classifier.name, name, editions[name])]
@@ -100,7 +100,7 @@ def classify(view: View, store: ClassStore, classifier: Classifier, models: Mode
 
 
 def relabel(view: View, store: ClassStore, classifier: Classifier, progress: Progress | None) -> None:
-    """Keep a classifier whose labels or threshold changed, and tell the models again that it had told before."""
+    """Keep a classifier whose labels or threshold changed, and classify the models again that it had classified before."""
     before = classified_models(view, classifier.name)
     store.put(classifier)
     store.tidy(view.snapshot)
@@ -109,7 +109,7 @@ def relabel(view: View, store: ClassStore, classifier: Classifier, progress: Pro
 
 
 def classified_models(view: View, classifier: str) -> list[str]:
-    """The models that a classifier has told into classes."""
+    """The models that a classifier has classified."""
     told = "SELECT filter_id FROM classes WHERE classifier = $name"
     sql = f"SELECT DISTINCT model FROM filters WHERE filter_id IN ({told}) ORDER BY model"
     return [row[0] for row in view.rows(sql, name=classifier)]
@@ -122,7 +122,9 @@ def agreement(view: View, store: ClassStore, first: str, second: str, seeds: int
     """
     one, two = store.load(first), store.load(second)
     if one.size != two.size:
-        raise InvalidArgument(f'"{first}" tells {one.size} kernels and "{second}" {two.size}: compare classifiers of one size.')
+        raise InvalidArgument(
+            f'"{first}" classifies {one.size} kernels and "{second}" {two.size}: compare classifiers of one size.'
+        )
     sql = (
         "SELECT {}, count(*) FROM (SELECT * FROM classes WHERE classifier = $first AND class IS NOT NULL) a "
         "JOIN (SELECT * FROM classes WHERE classifier = $second AND class IS NOT NULL) b USING (filter_id) {}"

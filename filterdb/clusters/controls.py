@@ -57,7 +57,7 @@ def controls(
         classifier: trained on real kernels; its method, seed and settings are used again.
         kernels: (n, d) real kernels it was trained on, raw.
         untrained: timm architecture to build with random weights; default: one with many kernels of the size.
-        progress: who is told how each training goes.
+        progress: gets the progress of each training.
 
     Raises:
         InvalidArgument: no architecture is known for the kernel size, or it has too few kernels.

@@ -137,7 +137,7 @@ def check(stretches: Sequence[Stretch], start: float, stop: float, what: str) ->
         if one.start < reached - GAP:
             raise InvalidArgument(
                 f'{what}: the codes from {one.start:g} to {min(reached, one.stop):g} have two classes, "{one.name}" and the one '
-                "before it. Mend the overlap."
+                "before it. Remove the overlap."
             )
         reached = one.stop
     if abs(reached - stop) > GAP:

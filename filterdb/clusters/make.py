@@ -121,7 +121,7 @@ def train(
         models: the models that the kernels are of, to be remembered.
         device: torch's; by default the GPU where there is one.
         state_file: what an interrupted training resumes from.
-        progress: who is told.
+        progress: gets the progress.
         how: fields of ``Clustering``.
     """
     chosen = Clustering(**how)

@@ -149,7 +149,9 @@ def compare(
     else:
         tells = classes.load(classifier)
         if (tells.kernel_h, tells.kernel_w) != pair:
-            raise InvalidArgument(f'The classifier "{classifier}" tells {tells.size} kernels, and these are {size_name(*pair)}.')
+            raise InvalidArgument(
+                f'The classifier "{classifier}" classifies {tells.size} kernels, and these are {size_name(*pair)}.'
+            )
     frozen = _basis(view, bases, basis or f"pca-{size_name(*pair)}", pair, new_basis, writable, notes, told)
 
     one = _count(first, frozen, told, 1.0 if novel else 0.0)

@@ -123,7 +123,7 @@ class Database(
             jobs: models worked on at a time.
             skip_existing: leave models alone that are here already.
             check: raise if a model failed, after all others are stored; False leaves it to the outcomes.
-            reporter: who is told how it goes; see ``filterdb.database.ingest.Reporter``.
+            reporter: gets the progress; see ``filterdb.database.ingest.Reporter``.
             options: name, dataset, pretrain_dataset, task, step, licence, top1, architecture, architecture_args, weights ("auto",
                 "ema", "raw") and pointwise; see ``filterdb.sources.Options``.
 

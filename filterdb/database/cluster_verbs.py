@@ -25,7 +25,7 @@ class ClusterVerbs(SqlVerbs):
         self, size: str | int | None = None, *, models: str | Sequence[str] | None = None, name: str | None = None,
         classify: bool = True, progress: Progress | None = None, **settings: Any,
     ) -> Classifier:  # fmt: skip
-        """Train a classifier on the kernels of a size, label its spectrum, keep it, and tell the kernels into classes.
+        """Train a classifier on the kernels of a size, label its spectrum, keep it, and classify the kernels.
 
         Args:
             size: kernel size; needed where the database has several.
@@ -34,7 +34,7 @@ class ClusterVerbs(SqlVerbs):
             classify: False leaves the table ``classes`` alone; see ``classify``.
             progress: called with what is being done, how much of it is done, and how much there is.
             settings: method ("autoencoder", "kmeans"), seed, epochs, restarts, threshold, device, and for k-means classes and
-                scaling; see ``filterdb.clusters.make.train``. A call that was interrupted goes on where it stopped.
+                scaling; see ``filterdb.clusters.make.train``. An interrupted call is resumed.
 
         Raises:
             InvalidArgument: too few kernels, or a setting that cannot be.
@@ -54,11 +54,11 @@ class ClusterVerbs(SqlVerbs):
     def classify(
         self, classifier: str, *, model: str | Sequence[str] | None = None, progress: Progress | None = None
     ) -> Relation:
-        """Tell kernels into classes: fill the table ``classes`` for all models of the classifier's size, or for some.
+        """Classify kernels: fill the table ``classes`` for all models of the classifier's size, or for some.
 
         Returns:
-            The rows of ``classes`` of these models, with model, layer and channel. Models that were told before are not told
-            again, unless they or the classifier changed.
+            The rows of ``classes`` of these models, with model, layer and channel. Models that were classified before are left
+            alone, unless they or the classifier changed.
         """
         from filterdb.clusters import clustering
 
@@ -89,7 +89,7 @@ class ClusterVerbs(SqlVerbs):
         return made
 
     def label_classifier(self, name: str, file: str | os.PathLike[str], *, progress: Progress | None = None) -> Classifier:
-        """Give a classifier the labels and the threshold of a file (TOML, see ``filterdb.clusters.labels``), and tell again."""
+        """Give a classifier the labels and the threshold of a TOML file (``clusters.labels``), and classify again."""
         from filterdb.clusters import clustering, labels
 
         self._writable()
@@ -103,7 +103,7 @@ class ClusterVerbs(SqlVerbs):
         self._classes.remove(name, self._models.snapshot())
 
     def compare_classifiers(self, first: str, second: str, *, seeds: int = 0, progress: Progress | None = None) -> Relation:
-        """How far two classifiers agree on the kernels that both have told, at the threshold of the first.
+        """How far two classifiers agree on the kernels that both have classified, at the threshold of the first.
 
         Args:
             first: a classifier.

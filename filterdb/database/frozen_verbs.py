@@ -57,7 +57,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             idealise: put the scale-space model that fits best (``filterdb.fields.fits``) in the place of each template; names
                 of families allow only these.
             device: of idealise: torch's.
-            progress: told how far it is.
+            progress: called with what is being done, how much of it is done, and how much there is.
 
         Raises:
             InvalidArgument: none or several ways, or options of another way.
@@ -70,7 +70,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
             raise InvalidArgument(
-                f"A bank is made of one thing: {', '.join(ways)}; got {' and '.join(given) or 'none of them'}. Say of what."
+                f"A bank is made of one thing: {', '.join(ways)}; got {' and '.join(given) or 'none of them'}. Give one of them."
             )
         allowed = {"classifier": ("count",), "kmeans": ("model", "size"), "sql": ("size",), "bank": ("size",)}
         options = {"count": count, "model": model, "size": size}
@@ -118,7 +118,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             plain: ordinary convolutions instead, with the same kernels; all of their taps train.
             architecture: what a file is the weights of, where it does not say so.
             device: torch's; by default the GPU where there is one. The network comes back on the CPU.
-            progress: told what is being done, how much of it is done, and how much there is.
+            progress: called with what is being done, how much of it is done, and how much there is.
 
         Returns:
             A module of the architecture, in eval mode; its attribute ``frozen_report`` says what was replaced.

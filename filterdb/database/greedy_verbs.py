@@ -45,8 +45,8 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
     ) -> Greedy:  # fmt: skip
         """Drop the template of a bank whose loss costs least, again and again, until ``stop`` are left.
 
-        A search is kept in ``runs`` and ``metrics`` (step: templates left) while it goes. The same call goes on where an
-        interrupted one was, to the same numbers, and gives at once what a finished one found.
+        A search is kept in ``runs`` and ``metrics`` (step: templates left) while it runs. The same call resumes an
+        interrupted search, with the same numbers, and returns a finished one at once.
 
         Args:
             model: whose kernels: a source such as ``timm:NAME`` or a checkpoint file, a network, or an nn.Module. For objectives
@@ -64,7 +64,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
                 which is fast on a CPU. Take more on a GPU.
             device: as for ``evaluate``.
             keep: False stores nothing.
-            progress: told candidates done and in all.
+            progress: called with what is being done, candidates done, and candidates in all.
 
         Returns:
             The curve (``steps``), the order of the drops, the ``elbow``, and ``bank(count)``, the templates that were left last.

@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Reporter(Protocol):
-    """Who is told how an ingest goes on; called from several threads."""
+    """Gets the progress of an ingest; called from several threads."""
 
     def total(self, sources: int) -> None:
         """How many models there are to do."""
@@ -92,7 +92,7 @@ def ingest(
         options: facts for all models of this call; a name only if there is one model, or one run.
         jobs: models worked on at a time.
         skip_existing: leave models alone that the database already has.
-        reporter: who is told.
+        reporter: gets the progress.
     """
     options, reporter = options or Options(), reporter or Silent()
     outcomes: list[Outcome | None] = []

@@ -1,4 +1,4 @@
-"""The verbs that give kernels as arrays, for code of one's own."""
+"""The verbs that give kernels as arrays, for your own code."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class TrainingVerbs(Base):
 
 
 def _run_id(folder: Path) -> str:
-    """The run of a folder: the same when it goes on."""
+    """The run of a folder: the same when it is resumed."""
     from filterdb.networks import runs
 
     note = folder / "run_id"

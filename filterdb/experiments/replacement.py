@@ -6,7 +6,7 @@
 FOLDER holds mcunet-320kb-1mb_imagenet.pth and proxyless-w0.3-r176_imagenet.pth, two ImageNet networks with batch normalisation;
 FILE is a Parquet file of labelled ImageNet photographs, one of each class. With the validation images of tiny-imagenet-100, the
 ConvNeXt that ships with filterdb is tried too: it has layer norms. One half of the images, without their labels, is looked at;
-top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run goes on.
+top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--table", type=Path, help="print what this CSV holds as Markdown, and run nothing")
     parser.add_argument("--weights", type=Path, help="folder of the two checkpoints")
     parser.add_argument("--images", type=Path, help="Parquet file of labelled ImageNet photographs")
-    parser.add_argument("--out", type=Path, help="CSV file to write, or to go on with")
+    parser.add_argument("--out", type=Path, help="CSV file to write, or to continue")
     parser.add_argument("--demo-images", type=Path, help="Parquet file of tiny-imagenet-100's validation images")
     parser.add_argument("--network", choices=[*NETWORKS, DEMO], action="append", help="only this network; repeatable")
     parser.add_argument("--layers", choices=list(OWN), action="append", help="only these layers; repeatable")

@@ -2,7 +2,7 @@
 
     python -m filterdb.experiments.training --data TRAIN --val-data VALIDATION --out FOLDER --csv FILE [--picture FILE]
 
-Every run sees the same number of images in all, so fewer images are seen more often. A run that was stopped goes on, and what is
+Every run sees the same number of images in all, so fewer images are seen more often. A stopped run is resumed, and what is
 done is not done again.
 """
 

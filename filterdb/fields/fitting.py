@@ -48,7 +48,7 @@ def fit(
         families: names; all that have a meaning for the size by default. Families fitted before stay, and are compared with.
         again: also fit what is there.
         device: torch's; by default the GPU where there is one.
-        progress: told kernels done and in all.
+        progress: called with kernels done and in all.
 
     Returns:
         The models of that size that were asked for.

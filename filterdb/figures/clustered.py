@@ -101,7 +101,7 @@ def clustered(db: Asked, look: Look, *, classifier: ClassifierName = None, model
     points = [(row[0], row[1] or "not said", float(row[6]), float(row[3])) for row in rows if row[6] is not None]
     if not points:
         raise NotFound(
-            f"None of the {len(rows)} models that {name} has told has an accuracy. Say it when you ingest: "
+            f"None of the {len(rows)} models that {name} has classified has an accuracy. Give it at ingest: "
             "filterdb ingest FILE --top1 PERCENT"
         )
     return draw_clustered(points, title=f"Kernels clustered ({name}) and accuracy", look=look)

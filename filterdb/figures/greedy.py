@@ -46,7 +46,7 @@ def draw_greedy(found: Greedy, count: int | None = None, *, title: str = "", loo
 
     Args:
         found: what ``Database.greedy`` returns.
-        count: how many templates are chosen, told by a frame; by default as many as at the elbow.
+        count: how many templates are chosen, marked by a frame; by default as many as at the elbow.
         title: a line above the picture.
         look: see ``filterdb.figures.style.Look``.
     """

@@ -113,7 +113,7 @@ WHERE run = $run AND layer = $layer AND channel = $channel
 
 
 def _followed(db: Asked, run: str, classifier: str, count: int) -> dict[str, Channel]:
-    """The kernels of some channels at every step that was told into classes."""
+    """The kernels of some channels at every step that was classified."""
     steps = sorted({row[0] for row in db.query("class_steps", run=run, classifier=classifier).fetchall()})
     found: dict[str, Channel] = {}
     for cls, layer, channel in db.sql(_LAST, classifier=classifier, run=run, count=count).fetchall():

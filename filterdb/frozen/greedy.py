@@ -138,7 +138,7 @@ def _squares(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass
 class State:
-    """How far a search is, in plain values: what is kept of it, and all that is needed to go on."""
+    """How far a search is, in plain values: all that is kept of it, and all that is needed to resume."""
 
     dropped: list[int] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
@@ -210,10 +210,10 @@ def search(
     Args:
         ranking: of the whole bank.
         objective: what a bank costs.
-        state: an empty one, or that of a search of the same which was interrupted; it goes on as if nothing had happened.
+        state: an empty one, or that of a search of the same which was interrupted; it continues as if nothing had happened.
         stop: templates to leave.
         keep: called when there is something to keep, every ``KEEP_SECONDS`` at most.
-        progress: told candidates done and in all.
+        progress: called with what is being done, candidates done, and candidates in all.
     """
     whole = len(ranking.there)
     for template in state.dropped:

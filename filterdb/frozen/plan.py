@@ -51,7 +51,7 @@ class Plan:
             InvalidArgument: no bank, an unknown ``resize``, a ``mix`` that is no share, or mixed and signed at once.
         """
         if resize not in ("none", "formula", "crop"):
-            raise InvalidArgument(f'resize "{resize}" is not a choice. Say none, formula or crop.')
+            raise InvalidArgument(f'resize "{resize}" is not a choice. Choose none, formula or crop.')
         mixtures.check(mix, signed)
         banks = {"": bank} if isinstance(bank, Bank) else dict(bank)
         if not any(banks.values()):

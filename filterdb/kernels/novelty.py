@@ -23,7 +23,7 @@ def most_novel(
 
     The best match of a kernel only grows as more others are seen. So a few kernels that match the sample badly are searched
     for in all others first; a kernel that matched anything better than the best of those can be no answer, and the search of
-    the rest goes on with ever fewer.
+    the rest continues with ever fewer.
 
     Args:
         unit: (n, d) centred unit kernels; only these are held in memory.

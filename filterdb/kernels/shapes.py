@@ -43,7 +43,7 @@ CENTRE_LIKE = 0.95
 
 
 def shapes_at(kernel_h: int, kernel_w: int) -> list[str]:
-    """The shapes that a kernel size is told into; none where there is no centre pixel, or no room around it."""
+    """The shapes that kernels of a size are classified as; none where there is no centre pixel, or no room around it."""
     if kernel_h % 2 == 0 or kernel_w % 2 == 0 or min(kernel_h, kernel_w) < 3:
         return []
     return [name for name in SHAPES if "square" not in name or (kernel_h, kernel_w) == (5, 5)]

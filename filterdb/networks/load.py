@@ -214,7 +214,7 @@ def _build(architecture: str, args: Mapping[str, Any]) -> nn.Module:
         module: nn.Module = timm.create_model(architecture, pretrained=False, **args)
     except Exception as error:  # whatever timm's constructors make of wrong arguments
         given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "its own arguments"
-        raise InvalidArgument(f"timm cannot build {architecture} with {given}: {_line(error)}. Mend the arguments.") from error
+        raise InvalidArgument(f"timm cannot build {architecture} with {given}: {_line(error)}. Fix the arguments.") from error
     return module
 
 

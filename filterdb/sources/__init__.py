@@ -5,7 +5,7 @@
     torchvision:NAME[.WEIGHTS]               torchvision's pretrained models
     a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .onnx
     run:FOLDER                               the checkpoints of a training run, each a model RUN@STEP
-    a recipe's name, or a .toml of one's own a list of sources with their facts
+    a recipe's name, or your own .toml    a list of sources with their facts
     an nn.Module                             a network in memory (in Python)
 
 ``resolve`` names the models of a source without reading their weights. Nothing here imports torch, timm or the hub's library

@@ -16,7 +16,7 @@ from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
 from filterdb.store.schema import Layer, Model, ModelFacts, Skipped
 
-UNKNOWN = "the architecture is not known: stride, dilation, padding and in_channels are null, and layers were told by shape"
+UNKNOWN = "unknown architecture: stride, dilation, padding and in_channels are null, and layers were recognised by their shapes"
 FLOATS = {
     "F32": 4, "F16": 2, "BF16": 2, "F64": 8,
     "torch.float32": 4, "torch.float16": 2, "torch.bfloat16": 2, "torch.float64": 8,

@@ -1,7 +1,7 @@
 """Hugging Face repositories: ``hf:OWNER/NAME[@REVISION][/FILE]``.
 
 The local cache is looked at first. Otherwise the header of a safetensors file and the depthwise tensors alone are fetched; a file
-of another format is downloaded whole into the cache, and the user is told.
+of another format is downloaded whole into the cache, and a note says so.
 """
 
 from __future__ import annotations

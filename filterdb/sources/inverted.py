@@ -20,7 +20,7 @@ from filterdb.errors import SourceError
 
 @dataclass(frozen=True)
 class Plan:
-    """What the state dict does not say, and by how many blocks another one is told."""
+    """What the state dict does not say, and the number of blocks that identifies another one."""
 
     blocks: int
     strided: frozenset[int]

@@ -1,4 +1,4 @@
-"""A checkpoint on disk: what kind of file it is, told by its first bytes, and opened accordingly."""
+"""A checkpoint on disk: its kind is recognised by its first bytes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def kind_of(path: Path, what: str) -> str:
         return "safetensors"
     if path.suffix.lower() in SUFFIXES:
         return "torch"
-    raise SourceError(f"{what} is not a checkpoint that can be told by its first bytes. Give one of {', '.join(SUFFIXES)}.")
+    raise SourceError(
+        f"{what} is not a checkpoint: its first bytes are those of no known kind. Give one of {', '.join(SUFFIXES)}."
+    )
 
 
 def sha256(path: Path) -> str | None:

@@ -51,7 +51,7 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
     except Exception as error:  # whatever timm's constructors make of wrong arguments
         given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "its own arguments"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidArgument(f"timm cannot build {architecture} with {given}: {reason}. Mend architecture_args.") from error
+        raise InvalidArgument(f"timm cannot build {architecture} with {given}: {reason}. Fix architecture_args.") from error
     return describe(module, pointwise=pointwise, architecture=architecture, args=args)
 
 
@@ -130,7 +130,7 @@ def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[A
 def _renamed_by_timm(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any] | None:
     """The leaves under the keys that timm's filter for this architecture gives them, or None where it cannot be said.
 
-    The filter is run on meta tensors of the same shapes: it moves no numbers, and what comes out is told by identity. A filter
+    The filter is run on meta tensors of the same shapes: it moves no numbers, and outputs are recognised by identity. A filter
     that computes new tensors from old ones leaves no trace, and those keys are missing here.
     """
     import torch

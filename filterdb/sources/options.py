@@ -40,7 +40,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.weights not in ("auto", "ema", "raw"):
-            raise InvalidArgument(f'"{self.weights}" is not a choice of weights. Say auto, ema or raw.')
+            raise InvalidArgument(f'"{self.weights}" is not a choice of weights. Choose auto, ema or raw.')
 
     def facts(self, known: ModelFacts) -> ModelFacts:
         """What is known, overridden by what the user says."""

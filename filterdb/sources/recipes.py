@@ -8,7 +8,7 @@
     source = "timm:convnextv2_*"       # anything `filterdb ingest` takes, globs too
     top1 = 84.9                        # any fact of one model
 
-Recipes ship in ``ingest/``; a path to a .toml file is a recipe of one's own. A source that is a path is taken relative to the
+Recipes ship in ``ingest/``; a path to a .toml file is your own recipe. A source that is a path is taken relative to the
 recipe's file, and where there is none, relative to the folder that holds ``ingest/`` and ``data/``; so is the folder of a run.
 
     [[models]]
@@ -86,7 +86,7 @@ def _table(path: Path, what: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InvalidArgument(f"{what} cannot be read: {error}. Mend the file.") from error
+        raise InvalidArgument(f"{what} cannot be read: {error}. Fix the file.") from error
 
 
 def _parse(path: Path) -> Recipe:
@@ -112,7 +112,7 @@ def _facts(what: str, table: Mapping[str, Any]) -> dict[str, Any]:
             raise not_found(f"fact in {what} named", key, FACTS)
         if not isinstance(value, FACTS[key]) or (isinstance(value, bool) and bool not in FACTS[key]):
             wanted = " or ".join(kind.__name__ for kind in FACTS[key])
-            raise InvalidArgument(f"{key} = {value!r} in {what} is not {wanted}. Mend the file.")
+            raise InvalidArgument(f"{key} = {value!r} in {what} is not {wanted}. Fix the file.")
     return dict(table)
 
 

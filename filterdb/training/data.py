@@ -21,7 +21,7 @@ class Batches:
     """Training batches of one process of a training.
 
     Each epoch is a permutation drawn from the seed and the epoch, and the augmentation of an image is drawn from the seed, the
-    epoch and the image. So neither the workers nor the steps taken before change what a step sees: a run that was killed goes on
+    epoch and the image. So neither the workers nor the steps taken before change what a step sees: a killed run is resumed
     with the very batches that it would have had.
     """
 
@@ -71,7 +71,7 @@ class _Augmented(Dataset[Any]):
         except FilterdbError as error:
             return error
         own = np.random.SeedSequence((self.seed, self.epoch, int(i))).generate_state(2)
-        # timm's transforms draw from all three; in the training's own process its random numbers must go on as they were
+        # timm's transforms draw from all three; in the training's own process its random numbers must continue as they were
         states = random.getstate(), np.random.get_state()  # noqa: NPY002
         with torch.random.fork_rng(devices=[]):
             random.seed(int(own[0]))

@@ -53,7 +53,7 @@ class Trained:
     """Rows of the table ``metrics``: step, epoch, split, metric, value."""
     epochs: int = 0
     resumed: int = 0
-    """The epoch from which the run went on; 0 where it is all of one piece."""
+    """The epoch at which the run was resumed; 0 if it was not."""
     seconds: float = 0.0
     run_id: str | None = None
 
@@ -72,14 +72,14 @@ def train(
     saving: Saving = SAVING, workers: int = 0, device: str | None = None, told: Told | None = None,
     progress: Progress | None = None,
 ) -> Trained:  # fmt: skip
-    """Train, evaluate after each epoch, keep what is needed to go on, and save the network.
+    """Train, evaluate after each epoch, keep what is needed to resume, and save the network.
 
     Args:
         settings: what to train and how.
         train_images, validation: labelled, of the same classes.
-        out: the folder of the run: ``last.pt`` to go on from, ``checkpoints/step_N.safetensors`` with the depthwise kernels
-            after some steps (``run:OUT/checkpoints`` ingests them), and in the end ``model.safetensors``. Where a run of the
-            same settings was stopped there, it goes on.
+        out: the folder of the run: ``last.pt`` to resume from, ``checkpoints/step_N.safetensors`` with the depthwise kernels
+            after some steps (``run:OUT/checkpoints`` ingests them), and in the end ``model.safetensors``. A run of the same
+            settings that was stopped there is resumed.
         bank: a bank by its name.
         saving: how often it is evaluated and kept.
         workers: processes that decode and augment images, for each process of the training.
@@ -265,7 +265,7 @@ class _Run:
     # -- files -----------------------------------------------------------------------------------------------------------
 
     def save(self, epochs: int, batches: int = 0, total: float = 0.0) -> None:
-        """Keep what the run goes on from: so many epochs are done, so many batches of the next, of so much loss in all."""
+        """Keep the state to resume from: epochs that are done, batches of the next one, and the sum of their losses."""
         states.save(self.out, {
             "settings": self.settings.to_dict(), "epochs": epochs, "batches": batches, "total": total,
             "module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(),
@@ -274,7 +274,7 @@ class _Run:
         })  # fmt: skip
 
     def resume(self) -> int:
-        """Go on where the run in the folder was stopped. Returns the epochs that are done."""
+        """Resume the run in the folder. Returns the epochs that are done."""
         state = states.load(self.out, self.settings)
         if state is None:
             return 0

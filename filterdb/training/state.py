@@ -1,4 +1,4 @@
-"""What a training goes on from after it was stopped or killed: ``last.pt``, replaced whole or not at all."""
+"""The state that a stopped or killed training resumes from: ``last.pt``, replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def load(folder: Path, settings: Settings) -> dict[str, Any] | None:
     if other:
         name = other[0]
         raise RunError(
-            f"{folder} holds a training with {name} {before.get(name)!r}, not {now[name]!r}. Give the same settings to go on, or "
-            "another --out."
+            f"{folder} holds a training with {name} {before.get(name)!r}, not {now[name]!r}. Give the same settings to resume "
+            "it, or another --out."
         )
     return state

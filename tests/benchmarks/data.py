@@ -29,7 +29,7 @@ def database(folder: Path, models: int, per_model: int = PER_MODEL, layers: int 
 
 
 def make_database(clock: Clock, path: str, models: int, per_model: int, layers: int) -> None:
-    """A task: what is there already is kept, so that an interrupted run goes on."""
+    """A task: what is there already is kept, so that an interrupted run is resumed."""
     from filterdb import Database
 
     db = Database(path)

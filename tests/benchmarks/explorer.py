@@ -65,7 +65,7 @@ def benchmark(folder: Path, small: bool) -> list[Row]:
 
 
 def make(clock: Clock, path: str, models: int) -> None:
-    """A task: what is there already is kept, so that an interrupted run goes on."""
+    """A task: what is there already is kept, so that an interrupted run is resumed."""
     import numpy as np
 
     from filterdb import Database

@@ -386,7 +386,7 @@ def test_kernels_that_cannot_be_trained_on_or_told_are_one_line(stored):
         (lambda: stored.cluster("7x7", models="tny"), 'No model "tny". Did you mean "tiny"?'),
         (lambda: stored.cluster("7x7", method="pca"), '"pca" is not a method.'),
         (lambda: stored.classify("hnd"), 'No classifier "hnd". Did you mean "hand"?'),
-        (lambda: stored.classify("hand", model="tiny"), 'The classifier "hand" tells 7x7 kernels, and tiny has none.'),
+        (lambda: stored.classify("hand", model="tiny"), 'The classifier "hand" classifies 7x7 kernels, and tiny has none.'),
         (lambda: stored.compare_classifiers("hand", "hnd"), 'Did you mean "hand"?'),
         (lambda: stored.query("clustered", classifier="hnd"), 'Did you mean "hand"?'),
         (lambda: stored.cluster_controls("hnd"), 'Did you mean "hand"?'),
@@ -436,7 +436,7 @@ def test_comparing_counts_the_kernels_that_both_have_told_at_one_threshold(store
     assert (row["same_class"], row["ari"], row["nmi"], row["purity"], row["kernels"]) == (1, 1, 1, 1, 140)
 
     stored.import_classifier(Classifier("five", "kmeans", 5, 5, 0.2, [Stretch("a", 0, 1)], {"centres": np.eye(1, 25, dtype="f")}))
-    with pytest.raises(InvalidArgument, match='"all" tells 7x7 kernels and "five" 5x5: compare classifiers of one size'):
+    with pytest.raises(InvalidArgument, match='"all" classifies 7x7 kernels and "five" 5x5: compare classifiers of one size'):
         stored.compare_classifiers("all", "five")
 
 

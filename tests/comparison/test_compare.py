@@ -528,7 +528,7 @@ def test_models_that_were_not_told_are_told_in_memory_or_not_at_all(classified):
 
 def test_a_classifier_that_does_not_fit_is_refused(stored):
     stored.import_classifier(by_hand())
-    with pytest.raises(InvalidArgument, match='The classifier "hand" tells 7x7 kernels, and these are 5x5'):
+    with pytest.raises(InvalidArgument, match='The classifier "hand" classifies 7x7 kernels, and these are 5x5'):
         stored.compare("two", "three", classifier="hand")
     with pytest.raises(NotFound, match='No classifier "hnd"'):
         stored.compare("two", "three", classifier="hnd")

@@ -142,7 +142,7 @@ CHOICES = [
     ({"band": ("lowpass", "other"), "dead": ("no",)}, "d.band IN ('lowpass', 'other') AND NOT f.dead"),
     ({"band": ("(zero)",)}, "d.band IS NULL"),
     ({"classifier": "small-nets-7x7", "class_": ("other",)}, "f.filter_id IN (FROM classes WHERE class = 'other')"),
-    ({"classifier": "small-nets-7x7", "class_": ("(not told)",)}, "f.filter_id NOT IN (FROM classes)"),
+    ({"classifier": "small-nets-7x7", "class_": ("(unclassified)",)}, "f.filter_id NOT IN (FROM classes)"),
 ]  # fmt: skip
 
 
@@ -286,7 +286,7 @@ def test_the_shelf_follows_what_is_ingested_replaced_and_removed(tmp_path):
         now()
         told = (
             shelf.cursor()
-            .execute("SELECT class = '(not told)', sum(filters) FROM cells WHERE classifier = 1 GROUP BY 1 ORDER BY 1")
+            .execute("SELECT class = '(unclassified)', sum(filters) FROM cells WHERE classifier = 1 GROUP BY 1 ORDER BY 1")
             .fetchall()
         )
         assert told == [(False, 9), (True, 7)]

@@ -514,7 +514,7 @@ def test_plot_on_the_command_line(db, here, tmp_path):
     said = here("plot", "class_layers", "--help", db=db.path)
     assert "--model  the model, or a glob" in said
     assert "[required]" in said
-    assert "It stands on the tables classes." in said
+    assert "It uses the tables classes." in said
     layers = ["class_layers", "--model", "demo", "--width", "column"]
     for ending, magic in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
         file = tmp_path / f"layers.{ending}"
@@ -533,11 +533,11 @@ def test_plot_on_the_command_line(db, here, tmp_path):
 def test_slips_of_plot_on_the_command_line(db, here, tmp_path):
     for arguments, message in (
         (["spektrum", "--out", "a.png"], 'No picture "spektrum". Did you mean "spectrum"?'),
-        (["spectrum"], "Name a file: filterdb plot spectrum --out spectrum.png"),
+        (["spectrum"], "Name one: filterdb plot spectrum --out spectrum.png"),
         (["spectrum", "--out", tmp_path / "a.gif"], "endings .png, .svg, .pdf, got a.gif"),
         (["spectrum", "--model", "demo", "--out", "a.png"], 'No option of the picture spectrum "model"'),
         (["spectrum", "--width", "collumn", "--out", "a.png"], 'No width "collumn". Did you mean "column"?'),
-        (["samples", "--rows", "3", "--out", "a.png"], "--rows can be given in Python alone"),
+        (["samples", "--rows", "3", "--out", "a.png"], "--rows can only be set in Python"),
         (["steps", "--run", "a", "--run", "b", "--out", "a.png"], "--run is given 2 times"),
         (["spectrum", "--out", tmp_path / "no" / "a.png"], "No such file or directory"),
     ):

@@ -106,7 +106,7 @@ def test_a_state_dict_by_shape(tmp_path: Path, suffix: str) -> None:
     layer = next(layer for layer in model.layers if layer.stage == 1)
     assert (layer.kernel_h, layer.kernel_w, layer.stride, layer.padding, layer.in_channels) == (1, 5, None, None, None)
     assert sum(len(skipped.names) for skipped in model.skipped) == 3
-    assert any("architecture is not known" in note for note in model.notes)
+    assert any("unknown architecture" in note for note in model.notes)
     assert model.facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert model.facts.bytes_read is not None
 

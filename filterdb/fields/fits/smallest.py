@@ -4,7 +4,7 @@
 
 Tries sums of up to four derivatives of Gaussians, at one or two pairs of scales, in the order of their parameters (scales and
 coefficients; gain and offset of the fit come on top for every model alike). The derivatives are those along one axis, y, and the
-second along the other; filters that vary along x are turned first, as they are told by the first family that fits them. Beside
+second along the other; filters that vary along x are turned first, as the first family that fits them says. Beside
 them stand the impulse and "arms": derivatives along y that are constant along x.
 """
 

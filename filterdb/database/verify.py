@@ -31,13 +31,13 @@ class Report:
     problems: list[str] = field(default_factory=list)
     """Damage: something that was ingested is gone or changed."""
     leftovers: list[str] = field(default_factory=list)
-    """Traces of killed writers; they never show in an answer."""
+    """Notes on what is no damage: traces of killed writers, which never show in an answer, and descriptors of older rules."""
     repaired: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged and nothing left over."""
-        return self.repaired or not (self.problems or self.leftovers)
+        """Whether nothing is damaged, or all damage was repaired."""
+        return self.repaired or not self.problems
 
 
 Check = Callable[[dict[str, pa.Table]], tuple[list[str], int]]
@@ -48,12 +48,12 @@ def verify(
     models: Collection, banks: Collection, classes: ClassStore, fields: FieldStore, bases: Collection, runs: Collection, *,
     repair: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> Report:  # fmt: skip
-    """Check every model, bank, classifier, basis and run: files are there and readable, counts agree, numbers are recomputed.
+    """Check every model, bank, classifier, basis and run: files are present and readable, counts agree, numbers are recomputed.
 
     Args:
         models: the collection ``models``, ``layers``, ``filters``.
         banks: the collection ``banks``, ``templates``.
-        classes: the classifiers and the classes they told.
+        classes: the classifiers, and the classes they gave.
         fields: the descriptors and the fits.
         bases: the collection ``bases``, ``components``.
         runs: the collection ``runs``, ``metrics``.
@@ -87,7 +87,10 @@ def verify(
             report.problems += found
             if found:
                 damaged[key] = edition
-        report.leftovers += collection.leftovers()
+        report.problems += [
+            f"{table}: the log of this table is gone, so other engines cannot read it" for table in collection.lost()
+        ]
+        report.leftovers += filter(None, [collection.leftovers()])
         if repair:
             collection.discard(damaged)
             collection.repair()

@@ -12,6 +12,8 @@ process dies between them, the next writer, or ``verify(repair=True)``, brings t
 
 Files are written in a staging folder that its writer holds locked, and move into place under the collection's lock, just before
 the commit. So a file in a table's folder that no version of the log names is rubbish, and so is a staging folder nobody locks.
+The folder outlives its files: where a killed writer left anything, its staging folder is still there. That is what every write
+looks for, and what makes it clean up; it costs a look into one folder.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from filelock import FileLock, Timeout
 
 from filterdb.errors import StoreError
 from filterdb.store import parquet
-from filterdb.store.place import Place
+from filterdb.store.place import STAGING, Place
 
 SECONDS_AT_WORK = 3600.0
 """On an object store, a file that no version names is taken for a killed writer's only when it is older than this."""
@@ -78,8 +80,8 @@ class Collection:
     # -- reading ---------------------------------------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Whether anything was ever written."""
-        return self.root.exists(f"{self.first}/_delta_log")
+        """Whether anything was ever written: a writer killed in its first commit leaves a log without a version."""
+        return self._is_table(self.first)
 
     def version(self) -> int:
         """The number of the latest version, from the names in the log alone: cheap enough to ask before every query."""
@@ -143,23 +145,26 @@ class Collection:
     @contextmanager
     def stage(self) -> Iterator[Stage]:
         """A locked folder of one's own to write a member's files into; it is gone afterwards, committed or not."""
-        folder = self.root.staging() / uuid.uuid4().hex
-        # Locked before it exists, so that nobody ever sees it without its writer.
+        edition = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
+        folder = self.root.staging() / f"{self.first}-{edition}"
+        # Locked before it exists and until it is gone, so that nobody ever sees it without its writer.
         try:
-            with FileLock(folder.with_suffix(".lock")):
+            with FileLock(_lock_of(folder)):
                 folder.mkdir()
-                yield Stage(self, folder)
+                try:
+                    yield Stage(self, folder, edition)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             raise StoreError(f"Writing to {self.root} failed, nothing was stored: {_one_line(error)}") from error
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.with_suffix(".lock").unlink(missing_ok=True)
+            _lock_of(folder).unlink(missing_ok=True)
 
     def remove(self, name: str) -> bool:
         """Remove a member. Its files stay for ``as_of`` until they are vacuumed. Returns whether it was there."""
         if not self.exists():
             return False
-        with self._locked():
+        with self._writing():
             there = self._commit(self._open(self.first), self.first, {slug(name): None}, "remove", name)
             self._follow()
         return there
@@ -167,28 +172,24 @@ class Collection:
     def discard(self, damaged: Mapping[str, str]) -> None:
         """Take out members by slug, where they still are in the edition that was found damaged."""
         if damaged:
-            with self._locked():
+            with self._writing():
                 there = self.snapshot().editions
                 changes = dict.fromkeys(key for key, edition in damaged.items() if there.get(key) == edition)
                 self._commit(self._open(self.first), self.first, changes, "discard")
                 self._follow()
 
     def repair(self) -> None:
-        """Bring the other tables in line with the first, and delete what a killed writer left behind."""
-        if not self.exists():
-            return
-        with self._locked():
-            self._follow()
-            for folder in self._abandoned():
-                shutil.rmtree(folder)
-                folder.with_suffix(".lock").unlink(missing_ok=True)
-            for path in self._unnamed():
-                self.root.delete(path)
+        """Bring the other tables in line with the first, and delete what killed writers left behind."""
+        if self.exists() or self._abandoned():
+            with self._locked():
+                if self.exists():
+                    self._follow()
+                self._clean()
 
     def vacuum(self) -> int:
         """Delete the files that only old versions name. Returns how many bytes that freed."""
         freed = 0
-        with self._locked():
+        with self._writing():
             self._follow()
             editions = self.snapshot().editions
             for table in self.schemas:
@@ -199,33 +200,65 @@ class Collection:
                         self.root.delete(path)
         return freed
 
-    def leftovers(self) -> list[str]:
-        """Traces of killed writers: tables out of line with the first, and files that no version names."""
-        if not self.exists():
-            return []
+    def lost(self) -> list[str]:
+        """The tables besides the first whose log is gone; ``repair`` and the next write make it again."""
+        return [table for table in self.others if self.exists() and not self._is_table(table)]
+
+    def leftovers(self) -> str:
+        """What killed writers left behind, in a line; empty if nothing. None of it shows in an answer."""
+        if not (self.exists() or self._abandoned()):
+            return ""
         with self._locked():  # so that a writer in the middle of its commits is not taken for a killed one
             wanted = set(self.snapshot().editions.items())
-            found = [
-                f"the table {table} does not name the files of the current version"
-                for table in self.others
-                if not self._is_table(table) or set(map(_split, _paths(self._open(table)))) != wanted
-            ]
-            found += [f"left by a killed writer: {path}" for path in self._unnamed()]
-            return found + [f"left by a killed writer: .staging/{folder.name}" for folder in self._abandoned()]
+            behind = [
+                table for table in self.others
+                if self._is_table(table) and set(map(_split, _paths(self._open(table)))) != wanted
+            ]  # fmt: skip
+            counts = {"unfinished write": len(self._abandoned()), "unused file": len(self._unnamed())}
+        found = [f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items() if n]
+        found += [f"{' and '.join(behind)} out of step with {self.first}"] if behind else []
+        if not found:
+            return ""
+        return f"{self.first}: a killed writer left {', '.join(found)}. No data is affected, and the next write here cleans up."
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The collection's lock, and no traces of killed writers: every write begins with this."""
+        with self._locked():
+            if self._abandoned():
+                self._clean()
+            yield
+
+    def _clean(self) -> None:
+        """Delete what killed writers left: first the files, then the staging folders that tell of them."""
+        for path in self._unnamed():
+            self.root.delete(path)
+        for folder in self._abandoned():
+            shutil.rmtree(folder, ignore_errors=True)
+            _lock_of(folder).unlink(missing_ok=True)
 
     def _abandoned(self) -> list[Path]:
-        """Staging folders whose writer is gone."""
-        return [folder for folder in self.root.staging().glob("*/") if not _is_locked(folder.with_suffix(".lock"))]
+        """Staging folders of this collection whose writer is gone."""
+        found = []
+        for folder in (self.root.scratch / STAGING).glob(f"{self.first}-*/"):
+            if not _is_locked(_lock_of(folder)):
+                if folder.exists():
+                    found.append(folder)
+                else:  # its writer finished meanwhile, and asking for the lock made the file again
+                    _lock_of(folder).unlink(missing_ok=True)
+        return found
 
     def _unnamed(self) -> list[str]:
         """Parquet files that no version names. On an object store, without locks, a young one may be a writer's at work."""
+        killed = {folder.name.removeprefix(f"{self.first}-") for folder in self._abandoned()}
         young = f"{int((time.time() - SECONDS_AT_WORK) * 1000):013d}" if self.root.remote else "a"
         found = []
         for table in self.schemas:
             named = self._ever_named(table)
             for path in self._parquet(table):
                 relative = path.removeprefix(f"{table}/")
-                if relative not in named and _split(relative)[1] < young:
+                edition = _split(relative)[1]
+                if relative not in named and (edition < young or edition in killed):
                     found.append(path)
         return found
 
@@ -253,7 +286,7 @@ class Collection:
     def _publish(self, name: str, stage: Path, edition: str) -> bool:
         """Move a stage's files into place and commit them. Returns whether the member was there before."""
         key = slug(name)
-        with self._locked():
+        with self._writing():
             self._create()
             snapshot = self.snapshot()
             for table in self.schemas:
@@ -334,10 +367,10 @@ class Collection:
 class Stage:
     """Where one member's files are written before they are committed."""
 
-    def __init__(self, collection: Collection, folder: Path):
+    def __init__(self, collection: Collection, folder: Path, edition: str):
         self._collection = collection
         self._folder = folder
-        self.edition = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:8]}"
+        self.edition = edition
         """What these files will be the edition of; known beforehand, so that derived rows can be stored before it is visible."""
 
     def write(self, table: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
@@ -364,6 +397,10 @@ def _split(path: str) -> tuple[str, str]:
     """``slug=a/b.parquet`` to (a, b)."""
     folder, file = path.split("/")
     return folder.removeprefix("slug="), file.removesuffix(".parquet")
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
 
 
 def _is_locked(path: Path) -> bool:

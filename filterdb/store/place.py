@@ -20,6 +20,8 @@ from pyarrow import fs
 from filterdb.errors import StoreError
 
 LOCK_SECONDS = 120.0
+STAGING = ".staging"
+"""The local folder for files that are being written, and for locks."""
 FORBIDDEN = set("?#%\n\r\0") | ({"\\"} if os.sep == "/" else set())
 """Delta's library reads a path as a part of an address, where these mean something else."""
 
@@ -117,8 +119,8 @@ class Place:
             ) from None
 
     def staging(self) -> Path:
-        """The local folder for files that are being written, and for locks."""
-        folder = self.scratch / ".staging"
+        """The folder ``STAGING``; made if it is not there."""
+        folder = self.scratch / STAGING
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -15,8 +15,9 @@ from filterdb.cli.fields import bank_fit, describe, fit
 from filterdb.cli.frozen import bank_create, freeze
 from filterdb.cli.greedy import greedy
 from filterdb.cli.help import Group, add_examples
-from filterdb.cli.output import Format, console, print_json, write_rows
+from filterdb.cli.output import Format, print_json, write_rows
 from filterdb.cli.plot import plot
+from filterdb.cli.progress import Bar, IngestProgress
 from filterdb.cli.runs import evaluate
 from filterdb.cli.serve import serve
 from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Param, Size, existing, flags, open_database
@@ -95,7 +96,6 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Store the depthwise kernels of models. A model that is already there is replaced."""
-    from filterdb.cli.progress import IngestProgress
     from filterdb.database.ingest import failures
 
     if weights not in ("auto", "ema", "raw"):
@@ -245,25 +245,26 @@ def verify(
     """Check a database for damage. Every count and hash is compared with the files.
 
     The exit code is 1 if data is damaged."""
-    from rich.progress import Progress
-
     database = existing(db)
-    with Progress(console=console(), disable=as_json or not sys.stdout.isatty(), transient=True) as bar:
-        task = bar.add_task("verifying", total=None)
-        report = database.verify(repair=repair, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with Bar(quiet=as_json) as bar:
+        report = database.verify(repair=repair, progress=lambda done, total: bar("verifying", done, total))
     freed = database.vacuum() if vacuum else 0
     if as_json:
         print_json(asdict(report) | {"ok": report.ok, "freed_bytes": freed})
     else:
-        for problem in report.problems + report.leftovers:
-            print(("repaired: " if report.repaired else "problem: ") + problem)
-        verdict = "all is well" if not (report.problems or report.leftovers) else "repaired" if report.repaired else "not well"
+        for word, found in (("problem", report.problems), ("note", report.leftovers)):
+            for sentence in found:
+                print(f"{'repaired' if report.repaired else word}: {sentence}")
+        repaired = report.repaired and (report.problems or report.leftovers)
+        verdict = "repaired" if repaired else "not well" if report.problems else "all is well"
         print(
             f"{report.models} models, {report.filters:,} filters checked: {verdict}"
             + (f"; {freed:,} bytes freed" if vacuum else "")
         )
         if not report.ok:
-            print("Run filterdb verify --repair: it removes damaged models, which can then be ingested again.")
+            print("Run filterdb verify --repair: it removes what is damaged, so that you can ingest or import it again.")
+        elif report.leftovers and not report.repaired:
+            print("The next write to a table cleans up after killed writers; filterdb verify --repair does it now.")
     if not report.ok:
         raise typer.Exit(1)
 

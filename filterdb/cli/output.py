@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from filterdb.cli.progress import Bar
 from filterdb.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -51,24 +52,20 @@ def write_rows(reader: pa.RecordBatchReader, form: Format, out: Path | None, lim
             _write_parquet(reader, partial)
         else:
             with partial.open("w", encoding="utf-8", newline="") as file:
-                _write_text(reader.schema.names, _counted(reader), form, file, limit)
+                _write_text(reader.schema.names, _counted(reader, quiet=form is Format.json), form, file, limit)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _counted(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """The batches, with a count of rows on the terminal while they go by."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    screen = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,} rows"), TimeElapsedColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=None)
+def _counted(reader: pa.RecordBatchReader, *, quiet: bool = False) -> Iterator[pa.RecordBatch]:
+    """The batches, and on standard error how many rows went by."""
+    rows = 0
+    with Bar(quiet=quiet) as bar:
         for batch in reader:
             yield batch
-            bar.advance(task, batch.num_rows)
+            rows += batch.num_rows
+            bar("writing rows", rows, 0)
 
 
 def _write_parquet(reader: pa.RecordBatchReader, path: Path) -> None:

@@ -219,7 +219,7 @@ class Collection:
         found += [f"{' and '.join(behind)} out of step with {self.first}"] if behind else []
         if not found:
             return ""
-        return f"{self.first}: a killed writer left {', '.join(found)}. No data is affected, and the next write here cleans up."
+        return f"{self.first}: a killed writer left {', '.join(found)}. No data is affected."
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

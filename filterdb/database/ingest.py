@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from threading import Event, Lock
@@ -210,8 +211,9 @@ def store(models: Collection, field_store: FieldStore, model: Model, skipped: Se
     """Store one model and its descriptors, replacing it where it was there. Visible in one step, or not at all."""
     count = sum(layer.out_channels for layer in model.layers)
     digest = hashlib.sha256()
-    with models.stage() as stage:
+    with models.stage() as stage, ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="describe") as pool:
         kernels = _read(model)
+        described = _describe(model, kernels, pool)  # while the filters are written
         stage.write("filters", _filter_tables(model, kernels, digest), schema.FILTERS)
         stage.write("layers", [_layer_table(model)], schema.LAYERS)
         facts = {f.name: getattr(model.facts, f.name) for f in fields(ModelFacts)}
@@ -220,7 +222,7 @@ def store(models: Collection, field_store: FieldStore, model: Model, skipped: Se
             "notes": " ".join(model.notes) or None, "kernels_sha256": digest.hexdigest(), "ingested_at": datetime.now(UTC),
         }  # fmt: skip
         stage.write("models", [pa.Table.from_pylist([row], schema.MODELS)], schema.MODELS)
-        field_store.put_descriptors(model.name, stage.edition, _descriptor_tables(model, kernels))
+        field_store.put_descriptors(model.name, stage.edition, _row_groups(described))
         replaced = stage.commit(model.name)
     return "replaced" if replaced else "ingested"
 
@@ -253,11 +255,19 @@ def _filter_tables(model: Model, kernels: Sequence[NDArray[np.float32]], digest:
             yield table.slice(start, ROW_GROUP)
 
 
-def _descriptor_tables(model: Model, kernels: Sequence[NDArray[np.float32]]) -> Iterator[pa.Table]:
-    """Rows of ``descriptors``, layer by layer joined into row groups."""
+def _describe(model: Model, kernels: Sequence[NDArray[np.float32]], pool: ThreadPoolExecutor) -> list[Future[pa.Table]]:
+    """Rows of ``descriptors``, a table for each layer. Layers are described side by side: many are too small to be split."""
+    return [
+        pool.submit(descriptor_table, schema.filter_ids(model.name, layer.name, len(kernel)), kernel)
+        for layer, kernel in zip(model.layers, kernels, strict=True)
+    ]
+
+
+def _row_groups(described: Iterable[Future[pa.Table]]) -> Iterator[pa.Table]:
+    """The tables in order, joined into row groups."""
     tables: list[pa.Table] = []
-    for layer, kernel in zip(model.layers, kernels, strict=True):
-        tables.append(descriptor_table(schema.filter_ids(model.name, layer.name, len(kernel)), kernel))
+    for future in described:
+        tables.append(future.result())
         if sum(table.num_rows for table in tables) >= ROW_GROUP:
             yield pa.concat_tables(tables)
             tables = []

@@ -13,6 +13,7 @@ from filterdb.store.schema import Layer, Skipped
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,30 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
     if not timm.is_model(architecture):
         raise not_found("architecture", architecture.partition(".")[0], [*timm.list_models(), *PLANS])
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _unfilled():
             module = timm.create_model(architecture, pretrained=False, **args)
     except Exception as error:  # whatever timm's constructors make of wrong arguments
         given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "its own arguments"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidArgument(f"timm cannot build {architecture} with {given}: {reason}. Fix architecture_args.") from error
     return describe(module, pointwise=pointwise, architecture=architecture, args=args)
+
+
+def _unfilled() -> TorchFunctionMode:
+    """Filling a tensor in place does nothing. Meta tensors hold no numbers, and initialising them is most of a build."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    t = torch.Tensor
+    fills = {t.uniform_, t.normal_, t.fill_, t.zero_, t.erfinv_, t.mul_, t.add_, t.clamp_}
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in fills and args[0].is_meta:
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    return Unfilled()
 
 
 def built_from_shapes(architecture: str) -> bool:

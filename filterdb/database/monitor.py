@@ -31,7 +31,7 @@ class Monitor:
     """Stores the depthwise kernels of a network at some steps of its training, each as a model RUN@STEP, with classes and words.
 
     A call copies the kernels and returns; a thread stores and classifies them. ``filterdb serve`` and ``db.plot("steps")`` show
-    them while the network trains. In distributed training only rank 0 stores, so every rank may call.
+    them while the network trains. In distributed training only rank 0 stores, so every rank may call::
 
         monitor = filterdb.Monitor(db, run="my-run")
         for step, batch in enumerate(loader):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb.explorer.shelf_rows import NOT_TOLD
+from filterdb.explorer.shelf_rows import UNCLASSIFIED
 from filterdb.figures.colours import BAND_COLOURS, class_colours, ordered, words
 from filterdb.kernels import heat_map
 
@@ -37,7 +37,7 @@ NUMBER_MEANINGS = {
     "even_energy": "share of energy that is even about the centre", "separable_energy": "share that is a product of x and y",
     "half_even_energy": "even about the best half-pixel centre", "half_odd_energy": "odd about it",
 }  # fmt: skip
-"""What the less obvious descriptors are; all rules are in filterdb/kernels/descriptors/README.md."""
+"""What the less obvious descriptors are; all rules are in docs/words.md."""
 
 
 def count(value: int) -> str:
@@ -92,8 +92,8 @@ class Piece:
 
 
 def bar(counts: Mapping[str, int], colours: Mapping[str, str] | None = None) -> list[Piece]:
-    """A stacked bar of counts by class or word; kernels that a classifier has not told are left out."""
-    counts = {name: n for name, n in counts.items() if name != NOT_TOLD}
+    """A stacked bar of counts by class or word; kernels that a classifier has not classified are left out."""
+    counts = {name: n for name, n in counts.items() if name != UNCLASSIFIED}
     colours = colours or class_colours(counts)
     total = sum(counts.values()) or 1
     pieces, start = [], 0.0

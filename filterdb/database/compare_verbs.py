@@ -26,15 +26,15 @@ class CompareVerbs(SqlVerbs):
             model: only these models: a name, a glob, or several.
             layer: only layers of this name or glob.
             size: only this kernel size.
-            sparsity_threshold: a filter is sparse if its largest absolute weight is below this share of the layer's. Several give a row
-                for each, so that the effect of the choice can be seen.
+            sparsity_threshold: a filter is sparse if its largest absolute weight is below this share of the layer's. Several give
+                a row for each, so that the effect of the choice can be seen.
 
         Returns:
             One row for each layer (and threshold): model, layer, depth, size, filters, zero (filters of zeros alone), sparsity
             (share of filters), sparsity_threshold, variance_entropy = entropy / random_entropy, entropy (log10, of the
             normalised squared singular values of the layer, centred over its filters), random_entropy (the mean of that for
-            Gaussian layers as large, simulated to 1e-3), orthogonality (1 - mean absolute cosine of all pairs of filters but those of
-            zeros), reason (why a number is null, else null).
+            Gaussian layers as large, simulated to 1e-3), orthogonality (1 - mean absolute cosine of all pairs of filters
+            but those of zeros), reason (why a number is null, else null).
 
         Raises:
             NotFound: no model, layer or size of that name.

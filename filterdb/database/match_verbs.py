@@ -35,7 +35,7 @@ class MatchVerbs(BankVerbs):
 
         Returns:
             One row for each filter: filter_id, model, layer, channel, template, similarity (Pearson, signed), gain, offset,
-            residual = |f - (gain g + offset)|, runner_up, margin, dead. Dead (constant) kernels have no template.
+            residual (length of f - gain g - offset), runner_up, margin, dead. Dead (constant) kernels have no template.
         """
         from filterdb.search.nearest import SCHEMA
 
@@ -59,8 +59,9 @@ class MatchVerbs(BankVerbs):
         """How the kernels fall on the templates of a bank; arguments as for ``nearest``.
 
         Returns:
-            One row for each template: template, filters, percent, mean_similarity (of |similarity|), percent_above_90 (of its
-            filters, those with |similarity| >= 0.9), percent_inverted (gain < 0). Dead kernels are the row "(dead)".
+            One row for each template: template, filters, percent, mean_similarity (absolute), percent_above_90 (of its
+            filters, those with an absolute similarity of 0.9 or more), percent_inverted (gain < 0). Dead kernels are the row
+            "(dead)".
         """
         from filterdb.search.nearest import SCHEMA, SUMMARY
 
@@ -90,7 +91,7 @@ class MatchVerbs(BankVerbs):
             query: a filter_id, ``model:layer:channel``, or a (kernel_h, kernel_w) array. A filter is not its own neighbour.
             k: how many.
             model: only these models: a name, a glob, or several.
-            signed: False also finds inverted kernels (similarity near -1), ordered by |similarity|.
+            signed: False also finds inverted kernels (similarity near -1), ordered by absolute similarity.
             exact: True searches by brute force, False by the FAISS index. Default: the index, unless only some models or an old
                 version are asked for. The index is exact up to 200,000 kernels of the size; above, its recall@10 is about .99.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from filterdb.errors import InvalidArgument, NotFound, not_found
 from filterdb.explorer.choice import CLASS_COLUMNS, FACETS, PAGE, RANDOM, Choice
-from filterdb.explorer.shelf_rows import DEAD, NOT_TOLD, ZERO
+from filterdb.explorer.shelf_rows import DEAD, UNCLASSIFIED, ZERO
 from filterdb.store import schema
 
 Cursor = duckdb.DuckDBPyConnection
@@ -72,7 +72,7 @@ class Found(NamedTuple):
 
 
 def classifiers(cur: Cursor) -> dict[str, int]:
-    """The classifiers that told kernels, each with the number of its columns on the shelf."""
+    """The classifiers that have classified kernels, each with the number of its columns on the shelf."""
     return dict(cur.execute("SELECT classifier, number FROM classifiers ORDER BY classifier").fetchall())
 
 
@@ -135,7 +135,7 @@ def _where(*clauses: Clause) -> tuple[str, list[Any]]:
 
 
 _CELLS = {"class": "class", "band": "band"}
-_SAID = {ZERO: "{} IS NULL", DEAD: "({} IS NULL AND dead)", NOT_TOLD: "({} IS NULL AND NOT dead)"}
+_SAID = {ZERO: "{} IS NULL", DEAD: "({} IS NULL AND dead)", UNCLASSIFIED: "({} IS NULL AND NOT dead)"}
 """What the cells say where the rows have null."""
 
 
@@ -176,7 +176,8 @@ def counts(cur: Cursor, choice: Choice, number: int) -> Counts:
             if not but and which == every:
                 total = count or 0
     order = {
-        facet: sorted(values, key=lambda one: (one.value == NOT_TOLD, -one.filters, one.value)) for facet, values in found.items()
+        facet: sorted(values, key=lambda one: (one.value == UNCLASSIFIED, -one.filters, one.value))
+        for facet, values in found.items()
     }
     return Counts(total, order)
 
@@ -314,7 +315,7 @@ def of_ids(cur: Cursor, filter_ids: Iterable[int]) -> dict[int, Shown]:
         "WHERE id - first_id < out_channels", [wanted],
     ).fetchall()  # fmt: skip
     found = {one.filter_id: one for one in kernels(cur, [row[0] for row in rows])}
-    if len(found) < len(wanted):  # the ids of one layer of all may go on at 0
+    if len(found) < len(wanted):  # the ids of one layer of all may wrap around to 0
         [(wraps,)] = cur.execute(
             "SELECT count(*) FROM layers WHERE first_id::HUGEINT + out_channels > ?", [schema.ID_RANGE]
         ).fetchall()

@@ -101,16 +101,16 @@ def totals(cur: Cursor, model: str, number: int) -> dict[str, dict[str, int]]:
 
 
 def told_by(cur: Cursor, model: str) -> list[str]:
-    """The classifiers that told kernels of a model, who told most first."""
+    """The classifiers that have classified kernels of a model, those with the most kernels first."""
     return [row[0] for row in cur.execute(
         "SELECT k.classifier FROM cells AS c JOIN classifiers AS k ON c.classifier = k.number "
-        "WHERE layer_number BETWEEN ? AND ? AND class NOT IN ('(not told)', '(dead)') "
+        "WHERE layer_number BETWEEN ? AND ? AND class NOT IN ('(unclassified)', '(dead)') "
         "GROUP BY 1 ORDER BY sum(filters) DESC, 1", _span(cur, model)
     ).fetchall()]  # fmt: skip
 
 
 def nearest_to_code(cur: Cursor, number: int, code: float, count: int, every: bool) -> list[tuple[Shown, Mapping[str, Any]]]:
-    """The real kernels whose codes are nearest to a code, of equals the least dissimilar first, with what was told of them.
+    """The real kernels whose codes are nearest to a code, of equals the least dissimilar first, with their classes.
 
     Only those that are clustered, or every one.
     """

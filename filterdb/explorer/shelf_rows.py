@@ -21,7 +21,7 @@ TOLD = {
     "template_score": "float32",
 }  # fmt: skip
 """The columns of ``classes``; those of classifier number 2 are called class_2 and so on."""
-NOT_TOLD, DEAD, ZERO, UNKNOWN = "(not told)", "(dead)", "(zero)", "(unknown)"
+UNCLASSIFIED, DEAD, ZERO, UNKNOWN = "(unclassified)", "(dead)", "(zero)", "(unknown)"
 _KINDS = {
     "float32": "FLOAT", "int8": "TINYINT", "bool": "BOOLEAN", "string": "VARCHAR", "double": "DOUBLE", "int32": "INTEGER",
     "int64": "BIGINT", "timestamp[us, tz=UTC]": "TIMESTAMP",
@@ -91,7 +91,7 @@ def put_on(con: duckdb.DuckDBPyConnection, batch: Sequence[Member]) -> None:
     _put_rows(con, [tables for _, _, tables in batch])
     con.unregister("new_layers")
     for classifier in [0, *_numbers(con).values()]:
-        told = f"coalesce(class_{classifier}, CASE WHEN dead THEN '{DEAD}' ELSE '{NOT_TOLD}' END)" if classifier else "NULL"
+        told = f"coalesce(class_{classifier}, CASE WHEN dead THEN '{DEAD}' ELSE '{UNCLASSIFIED}' END)" if classifier else "NULL"
         con.execute(
             f"INSERT INTO cells SELECT layer_number, {classifier}, {told} AS told, coalesce(band, '{ZERO}') AS word, dead, "
             "count(*) FROM rows WHERE n >= ? AND n < ? GROUP BY layer_number, told, word, dead", [start, n],
@@ -135,7 +135,7 @@ def _numbers(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 
 def _number(con: duckdb.DuckDBPyConnection, classifier: str) -> int:
-    """The number of a classifier; a new one gets its columns, in which nothing is told yet."""
+    """The number of a classifier; a new one gets its columns, which are empty at first."""
     numbers = _numbers(con)
     if classifier in numbers:
         return numbers[classifier]
@@ -144,7 +144,7 @@ def _number(con: duckdb.DuckDBPyConnection, classifier: str) -> int:
         con.execute(f"ALTER TABLE rows ADD COLUMN {name}_{number} {_KINDS[kind]}")
     con.execute("INSERT INTO classifiers VALUES (?, ?)", [number, classifier])
     con.execute(
-        f"INSERT INTO cells SELECT layer_number, {number}, CASE WHEN dead THEN '{DEAD}' ELSE '{NOT_TOLD}' END, band, dead, "
+        f"INSERT INTO cells SELECT layer_number, {number}, CASE WHEN dead THEN '{DEAD}' ELSE '{UNCLASSIFIED}' END, band, dead, "
         "filters FROM cells WHERE classifier = 0"
     )
     return number

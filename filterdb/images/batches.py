@@ -101,7 +101,7 @@ def batches(
 
 
 def _all(loader: Any) -> Iterator[Any]:
-    """The batches of a loader; a worker that was killed is told in one line."""
+    """The batches of a loader; a killed worker is one line."""
     try:
         yield from loader
     except RuntimeError as error:

@@ -52,7 +52,7 @@ def open_folder(folder: Path, split: str | None) -> ImageSet:
             raise not_found(f"split of {folder}", split, splits)
         return open_folder(chosen, None)
     if splits and len(splits) == len(below):
-        raise DataError(f"{folder} has the splits {', '.join(splits)}. Say which: split {next(iter(splits))}.")
+        raise DataError(f"{folder} has the splits {', '.join(splits)}. Choose one, such as split {next(iter(splits))}.")
     found = {path.name: _pictures(path, deep=True) for path in below}
     if any(found.values()):
         paths = [path for pictures in found.values() for path in pictures]

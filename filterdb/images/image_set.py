@@ -138,7 +138,7 @@ def decode(content: bytes | IO[bytes], what: str) -> Image.Image:
     except Exception as error:  # a broken file makes PIL's decoders raise anything at all
         reason = " ".join(str(error).split())
         reason = "it is no picture that PIL knows" if "cannot identify image file" in reason else reason
-        raise DataError(f"{what} is broken: {reason or type(error).__name__}. Mend it or take it out.") from error
+        raise DataError(f"{what} is broken: {reason or type(error).__name__}. Fix it or leave it out.") from error
 
 
 def parse_part(part: Any) -> tuple[int, int]:

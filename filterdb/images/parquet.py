@@ -122,7 +122,7 @@ def _of_split(name: str, files: list[Path], split: str | None, root: Path) -> li
     there = {tuple(ones) for ones in known.values()}
     if len(there) > 1 and all(there):
         splits = sorted({one for ones in there for one in ones})
-        raise DataError(f"{name} has the splits {', '.join(splits)}. Say which: split {splits[0]}.")
+        raise DataError(f"{name} has the splits {', '.join(splits)}. Choose one, such as split {splits[0]}.")
     return files
 
 
@@ -177,10 +177,10 @@ def _labels(files: Sequence[Path], column: str, names: list[str] | None, what: s
     labels = values.fill_null(-1).to_numpy().astype(np.int64)
     if names is not None and len(labels) and labels.max() >= len(names):
         raise DataError(
-            f"{what}: the label {labels.max()} is beyond the {len(names)} classes that its schema names. Mend the file."
+            f"{what}: the label {labels.max()} is beyond the {len(names)} classes that its schema names. Fix the file."
         )
     if len(labels) and labels.min() < -1:
-        raise DataError(f"{what}: the label {labels.min()} is negative; only -1, for none, may be. Mend the file.")
+        raise DataError(f"{what}: the label {labels.min()} is negative; only -1, for none, may be. Fix the file.")
     return labels, names
 
 

@@ -92,7 +92,7 @@ def _options(make: Any, name: str, split: str | None) -> dict[str, Any]:
             raise InvalidArgument(f"torchvision's {name} has no splits: leave split {split} out.")
         return {}
     if split is None:
-        raise InvalidArgument(f"torchvision's {name} has splits. Say which, such as split train or split test.")
+        raise InvalidArgument(f"torchvision's {name} has splits. Choose one, such as split train or split test.")
     if word == "split":
         return {"split": split}
     if split not in ("train", "test"):

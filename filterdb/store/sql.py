@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -19,6 +20,8 @@ _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECAS
 _NOTHING = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
 _LEADING = re.compile(r"\A" + _NOTHING, re.DOTALL)
 _TRAILING = re.compile(r";" + _NOTHING + r"\Z", re.DOTALL)
+_NO_TABLE = re.compile(r'Catalog Error: Table with name "?(.+?)"? does not exist')
+_WITH_NAME = re.compile(r'(\w+)"?\s+AS\s+(?:NOT\s+)?(?:MATERIALIZED\s+)?\(', re.IGNORECASE)
 
 
 class Session:
@@ -43,6 +46,7 @@ class Session:
         """
         self._connection = con = duckdb.connect(":memory:")
         self._unfilled = {name: make for name, (make, _) in tables.items()}
+        self._tables = [*views, *tables]
         self._mentioned = re.compile("|".join([*tables, "query"]), re.IGNORECASE)
         # What lies in memory is registered, not copied into tables of DuckDB: nobody can delete from a view.
         for name, (_, schema) in tables.items():
@@ -68,10 +72,11 @@ class Session:
         except (duckdb.Error, OSError) as error:
             raise StoreError(f"{query_error(error)} Run filterdb verify --repair on {root}.") from error
         spill = Path(tempfile.gettempdir()) / f"filterdb-{os.getpid()}"  # DuckDB makes it if it needs it, and removes it
+        with contextlib.suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets, where DuckDB can draw no bar
+            con.execute("SET enable_progress_bar = false")  # it would be drawn on standard output, among the rows
         for setting in (
             f"allowed_directories = {_literal([] if root.remote else [root.full('')])}",
             f"temp_directory = {_literal([str(spill)])[1:-1]}",
-            "enable_progress_bar = false",  # it would be drawn on standard output, among the rows
             "python_enable_replacements = false",  # a query must not see the caller's Python variables as tables
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
@@ -89,6 +94,7 @@ class Session:
         """``filters_7x7`` and so on: the filters of one size, with the kernel as a fixed-size array (a free cast)."""
         sizes = self._connection.execute("SELECT DISTINCT kernel_h, kernel_w FROM layers ORDER BY ALL").fetchall()
         for h, w in sizes:
+            self._tables.append(f"filters_{h}x{w}")
             self._connection.execute(
                 f"CREATE VIEW filters_{h}x{w} AS SELECT * REPLACE (kernel::FLOAT[{h * w}] AS kernel) "
                 f"FROM filters WHERE kernel_h = {h} AND kernel_w = {w}"
@@ -98,7 +104,7 @@ class Session:
         """Run one SELECT (or SHOW, DESCRIBE, EXPLAIN …) with named parameters ``$name``.
 
         Raises:
-            QueryError: the statement does not parse or bind, is more than one, or could write.
+            QueryError: the statement does not parse or bind, names an unknown table, is more than one, or could write.
             NotFound: a parameter the statement does not have.
         """
         try:
@@ -117,6 +123,12 @@ class Session:
             # DuckDB calls a COPY or DELETE inside WITH a SELECT too, but binds it at the top level alone: not in a subquery.
             self._connection.execute(f"EXPLAIN SELECT * FROM (\n{text}\n)", values).fetchall()
             return self._connection.sql(sql, params=values)
+        except duckdb.CatalogException as error:
+            if match := _NO_TABLE.match(str(error)):
+                # DuckDB would suggest its own tables too, such as pg_description
+                known = {*self._tables, *_WITH_NAME.findall(sql)}
+                raise QueryError(str(not_found("table", match[1], known, most=len(known)))) from error
+            raise query_error(error) from error
         except duckdb.Error as error:
             raise query_error(error) from error
 

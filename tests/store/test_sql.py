@@ -147,6 +147,34 @@ def test_a_slip_is_one_clear_line(full, query):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("query", "name", "near"),
+    [
+        ("FROM filter", "filter", "filters"),
+        ("SELECT * FROM modles", "modles", "models"),
+        ("SELECT * FROM filters JOIN layer USING (model)", "layer", "layers"),
+        ("SELECT * FROM models WHERE model IN (SELECT model FROM descriptor)", "descriptor", "descriptors"),
+        ("DESCRIBE templats", "templats", "templates"),
+        ("FROM filters_3x5", "filters_3x5", "filters_3x3"),
+        ("FROM main.clases", "clases", "classes"),
+        ("FROM public.filters", "public.filters", "filters"),
+        ("WITH kernels AS (FROM filters) SELECT * FROM kernel", "kernel", "kernels"),
+        ("WITH small AS MATERIALIZED (FROM filter) FROM small", "filter", "filters"),
+        ('FROM "no such"', "no such", None),
+        ("FROM zzz", "zzz", None),
+    ],
+)
+def test_an_unknown_table_is_answered_with_the_tables_of_filterdb(full, query, name, near):
+    with pytest.raises(QueryError) as caught:
+        full.sql(query)
+    said = str(caught.value)
+    assert said.startswith(f'No table "{name}".' + (f' Did you mean "{near}"' if near else " There are: "))
+    listed = said.partition("There are: ")[2].rstrip(".").split(", ")
+    assert listed == sorted(listed)
+    assert {row[0] for row in full.sql("SHOW TABLES").fetchall()} <= set(listed)
+    assert not any(one.startswith(("pg_", "duckdb_", "sqlite_")) for one in listed)
+
+
 def test_an_empty_database_has_all_tables(db):
     for table in ("models", "layers", "filters"):
         assert db.sql(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import classify, disk, explorer, fit, frozen_layer, ingest_huge, nearest, similar, startup
+from tests.benchmarks import classify, disk, explorer, fit, frozen_layer, ingest_huge, monitor, nearest, similar, startup
 from tests.benchmarks.measure import Row, machine, say
 
 BENCHMARKS: dict[str, Any] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (ingest_huge, nearest, similar, classify, fit, frozen_layer, disk, startup, explorer)
+    for module in (ingest_huge, nearest, similar, classify, fit, frozen_layer, disk, startup, explorer, monitor)
 }
 HEAD = ("what", "filterdb", "against", "", "ratio", "goal for the ratio", "")
 

@@ -58,17 +58,22 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
 
 def _unfilled() -> TorchFunctionMode:
     """Filling a tensor in place does nothing. Meta tensors hold no numbers, and initialising them is most of a build."""
-    import torch
+    from torch import Tensor
+    from torch.nn import init
     from torch.overrides import TorchFunctionMode
 
-    t = torch.Tensor
+    t = Tensor
     fills = {t.uniform_, t.normal_, t.fill_, t.zero_, t.erfinv_, t.mul_, t.add_, t.clamp_}
+    fills |= {getattr(init, name) for name in dir(init) if name.endswith("_") and not name.startswith("_")}
 
     class Unfilled(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in fills and args[0].is_meta:
-                return args[0]
-            return func(*args, **(kwargs or {}))
+            kwargs = kwargs or {}
+            if func in fills:
+                tensor = args[0] if args else kwargs["tensor"]
+                if tensor.is_meta:
+                    return tensor
+            return func(*args, **kwargs)
 
     return Unfilled()
 

@@ -547,7 +547,7 @@ def test_on_the_command_line(classified, tmp_path):
     said = run("compare", "a", "--classifier", "hand", "--novel", "2", "--new-basis", db=db)
     for words in (
         "A  a: 80 7x7 kernels, 2 dead left out", "B  *: 110 7x7 kernels of 2 models", "Shift D = ", "(by chance ",
-        "The 8 components of 48 that make most of it", "Classes by hand: total variation", "whose best match in B is least",
+        "The 8 components of 48 that make most of it", "Classes by hand: total variation", "with the weakest best match in B",
         "note: In both A and B, and left out of B: a.", "note: The basis pca-7x7 was made now",
     ):  # fmt: skip
         assert words in said

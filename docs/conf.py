@@ -1,4 +1,4 @@
-"""The documentation site: ``sphinx-build -W --keep-going docs /tmp/site``. Sphinx, MyST and Furo, and MyST-NB for notebooks."""
+"""The documentation site: ``sphinx-build -W --keep-going docs site``. Sphinx, MyST and Furo, and MyST-NB for notebooks."""
 
 from __future__ import annotations
 

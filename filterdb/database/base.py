@@ -113,7 +113,7 @@ class Base:
         """The index of a size, brought to the view's version."""
         from filterdb.search.index import KernelIndex
 
-        view.batches(kernel_h, kernel_w)  # says so if there is no kernel of the size
+        view.having(kernel_h, kernel_w)  # says so if there is no kernel of the size
         found = self._indexes.setdefault((kernel_h, kernel_w), KernelIndex(self.place.scratch / "index", kernel_h, kernel_w))
         found.update(view.editions(kernel_h, kernel_w), lambda slugs: view.stream(slugs, kernel_h, kernel_w))
         return found

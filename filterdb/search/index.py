@@ -94,6 +94,18 @@ class KernelIndex:
             raise StoreError("The index was not built: call update first.")
         return self._index.search(np.ascontiguousarray(directions, np.float32), k)
 
+    def direction(self, filter_id: int) -> NDArray[np.float32] | None:
+        """The centred unit kernel (taps,) of a filter, from memory; None where it is constant, for those are not in the index."""
+        if self._index is None:
+            raise StoreError("The index was not built: call update first.")
+        with self._one_thread:
+            if not self.exact and (places := self._index.direct_map).type == places.NoMap:
+                self._index.set_direct_map_type(places.Hashtable)  # a third of a second for a million kernels, once
+        try:
+            return self._index.reconstruct(filter_id)
+        except RuntimeError:
+            return None
+
     @property
     def exact(self) -> bool:
         """Whether searching this index is exact."""
@@ -119,6 +131,8 @@ class KernelIndex:
         """Write a new file, then point the stamp at it: a reader sees the old pair or the new one."""
         import faiss
 
+        if not self.exact:
+            self._index.set_direct_map_type(self._index.direct_map.NoMap)  # only some processes need it, so no file has it
         self._stamp.file = f"{uuid.uuid4().hex}.faiss"
         faiss.write_index(self._index, str(self._folder / self._stamp.file))
         partial = self._folder / "index.partial"

@@ -12,9 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from filterdb.errors import StoreError
 from filterdb.store.place import Place
 
 READ_AHEAD = 2
+
+PIECE = 4096
+"""Rows that are decoded at a time where one is looked for."""
 
 
 class KernelBatch(NamedTuple):
@@ -54,6 +58,27 @@ def kernel_batches(
                 yield from _batch(pending.pop(0).result(), kernel_h * kernel_w, layers)
         for future in pending:
             yield from _batch(future.result(), kernel_h * kernel_w, layers)
+
+
+def kernel_of(root: Place, file: str, filter_id: int) -> NDArray[np.float32]:
+    """The kernel (taps,) of one filter, which the file has; it is read up to that filter only.
+
+    Args:
+        root: where the database lies.
+        file: the Parquet file of its model in the table ``filters``, relative to it.
+        filter_id: the filter.
+    """
+    with root.open(file) as opened:
+        parquet = pq.ParquetFile(opened)
+        for group in range(parquet.num_row_groups):
+            found = np.flatnonzero(parquet.read_row_group(group, columns=["filter_id"])["filter_id"].to_numpy() == filter_id)
+            if len(found):
+                left = int(found[0])
+                for batch in parquet.iter_batches(PIECE, row_groups=[group], columns=["kernel"]):
+                    if left < len(batch):
+                        return batch.slice(left, 1)["kernel"].flatten().to_numpy()
+                    left -= len(batch)
+    raise StoreError(f"The file {file} of {root} has no filter {filter_id}. Run filterdb verify --repair.")
 
 
 def _row_groups(root: Place, files: Iterable[str], kernel_h: int, kernel_w: int) -> Iterator[tuple[pq.ParquetFile, int]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,10 +18,21 @@ from filterdb.errors import InvalidArgument, NotFound, StoreError, not_found
 from filterdb.kernels.sizes import parse_size, size_name
 from filterdb.store import schema
 from filterdb.store.collection import Collection, Snapshot, slug
-from filterdb.store.scan import KernelBatch, kernel_batches
+from filterdb.store.scan import KernelBatch, kernel_batches, kernel_of
 from filterdb.store.sql import Session
 
 EMPTY = "The database {} is empty. Ingest a model first: filterdb ingest timm:convnextv2_atto"
+
+
+class Filter(NamedTuple):
+    """Where a filter is, and the size of its kernel."""
+
+    filter_id: int
+    model: str
+    layer: str
+    channel: int
+    kernel_h: int
+    kernel_w: int
 
 
 class View:
@@ -117,7 +128,11 @@ class View:
 
     def editions(self, kernel_h: int, kernel_w: int) -> dict[str, str]:
         """Slug to edition of the models that have kernels of a size."""
-        return {slug(name): self.snapshot.editions[slug(name)] for name in self.sizes.get((kernel_h, kernel_w), [])}
+        return self._editions.get((kernel_h, kernel_w), {})
+
+    @cached_property
+    def _editions(self) -> dict[tuple[int, int], dict[str, str]]:
+        return {size: {key: self.snapshot.editions[key] for key in map(slug, models)} for size, models in self.sizes.items()}
 
     def stream(self, slugs: Sequence[str], kernel_h: int, kernel_w: int) -> Iterator[KernelBatch]:
         """The kernels of some models, with their filter_ids."""
@@ -138,28 +153,36 @@ class View:
         Args:
             query: a filter_id, ``model:layer:channel``, or the kernel itself.
         """
-        if isinstance(query, (int, np.integer)) or (isinstance(query, str) and query.isdecimal()):
-            place = self.names([int(query)]).get(int(query))
-        elif isinstance(query, str):
-            start, _, channel = query.rpartition(":")
-            if ":" not in start or not channel.isdecimal():
-                raise InvalidArgument(f'"{query}" is not a filter. Write a filter_id or MODEL:LAYER:CHANNEL.')
-            place = (*self.layer(start), int(channel))
-        else:
+        if not isinstance(query, (int, np.integer, str)):
             kernel = np.asarray(query, dtype=np.float32)
             if kernel.ndim != 2 or kernel.size < 2 or not np.isfinite(kernel).all():
                 raise InvalidArgument(f"The query kernel has shape {kernel.shape}. Give a 2-D array of finite numbers.")
             return kernel, None
-        where = "model = $model AND layer = $layer AND channel = $channel"
-        found = place and self.rows(
-            f"SELECT kernel, kernel_h, kernel_w, filter_id FROM filters WHERE {where}",
-            **dict(zip(("model", "layer", "channel"), place, strict=True)),
-        )
-        if not found:
-            columns = "filter_id, model, layer, channel"
-            raise NotFound(f'No filter "{query}" in {self._models.root}. SELECT {columns} FROM filters shows what there is.')
-        kernel, kernel_h, kernel_w, filter_id = found[0]
-        return np.asarray(kernel, np.float32).reshape(kernel_h, kernel_w), filter_id
+        found = self.filter(query)
+        (file,) = self._models.files("filters", self.snapshot, [slug(found.model)])
+        return kernel_of(self._models.root, file, found.filter_id).reshape(found.kernel_h, found.kernel_w), found.filter_id
+
+    def filter(self, query: int | np.integer | str) -> Filter:
+        """The filter that a filter_id or ``model:layer:channel`` means. No kernel is read.
+
+        Raises:
+            NotFound: there is none.
+        """
+        if isinstance(query, (int, np.integer)) or query.isdecimal():
+            place = self.names([int(query)]).get(int(query))
+        else:
+            start, _, digits = query.rpartition(":")
+            if ":" not in start or not digits.isdecimal():
+                raise InvalidArgument(f'"{query}" is not a filter. Write a filter_id or MODEL:LAYER:CHANNEL.')
+            place = (*self.layer(start), int(digits))
+        if place is not None:
+            model, layer, channel = place
+            channels, kernel_h, kernel_w = self._layers[model][layer]
+            if channel < channels:
+                filter_id = (schema.layer_id(model, layer) + channel) % schema.ID_RANGE
+                return Filter(filter_id, model, layer, channel, kernel_h, kernel_w)
+        columns = "filter_id, model, layer, channel"
+        raise NotFound(f'No filter "{query}" in {self._models.root}. SELECT {columns} FROM filters shows what there is.')
 
     def layer(self, text: str) -> tuple[str, str]:
         """The model and layer that MODEL:LAYER means. Both may have colons in their names, and the model may be a glob.
@@ -173,14 +196,11 @@ class View:
         if not known:
             near = (model for model, _ in splits if get_close_matches(model, self.models, 1, 0.5))
             raise not_found("model", next(near, text.rpartition(":")[0] or text), self.models)
-        layers = [
-            [row[0] for row in self.rows("SELECT layer FROM layers WHERE model = $model", model=model)] for model, _ in known
-        ]
-        for split, there in zip(known, layers, strict=True):
-            if split[1] in there:
-                return split
+        for model, layer in known:
+            if layer in self._layers[model]:
+                return model, layer
         advice = f'Layers of {known[0][0]}: filterdb query layers --model "{known[0][0]}"'
-        raise not_found("layer", known[0][1], layers[0], advice=advice)
+        raise not_found("layer", known[0][1], self._layers[known[0][0]], advice=advice)
 
     def names(self, filter_ids: Sequence[int]) -> dict[int, tuple[str, str, int]]:
         """filter_id to (model, layer, channel), of those that are here.
@@ -198,8 +218,16 @@ class View:
         return found
 
     @cached_property
+    def _layers(self) -> dict[str, dict[str, tuple[int, int, int]]]:
+        """The layers of each model: channels, kernel_h, kernel_w."""
+        found: dict[str, dict[str, tuple[int, int, int]]] = {}
+        for model, layer, *numbers in self.rows("SELECT model, layer, out_channels, kernel_h, kernel_w FROM layers"):
+            found.setdefault(model, {})[layer] = tuple(numbers)
+        return found
+
+    @cached_property
     def _layer_starts(self) -> tuple[NDArray[np.int64], list[tuple[str, str, int]]]:
-        rows = self.rows("SELECT model, layer, out_channels FROM layers")
+        rows = [(model, layer, channels) for model, layers in self._layers.items() for layer, (channels, _, _) in layers.items()]
         starts = np.array([schema.layer_id(model, layer) for model, layer, _ in rows], np.int64)
         order = np.argsort(starts)
         return starts[order], [rows[i] for i in order]

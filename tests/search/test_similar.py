@@ -100,6 +100,46 @@ def test_above_the_flat_limit_recall_is_measured_against_brute_force(db, monkeyp
     assert hits / (10 * 50) >= 0.99
 
 
+@pytest.mark.parametrize("limit", [200_000, 100])
+def test_the_index_knows_the_direction_of_each_filter(db, monkeypatch, limit):
+    """A filter's neighbours are found without reading it, also after the index was extended and read again."""
+    monkeypatch.setattr(index, "FLAT_LIMIT", limit)
+    put(db, "a", {"conv": random_kernels(900, 3, 3), "flat": np.ones((2, 3, 3))})
+    put(db, "b", {"conv": random_kernels(50, 5, 5)})
+    for added in (None, "c", "d"):
+        if added:
+            put(db, added, {"conv": random_kernels(100, 3, 3, seed=ord(added))})
+        for opened in (db, Database(db.path)):
+            found = opened._index(opened._view(), 3, 3)
+            for name in ("a:conv:5", f"{added or 'a'}:conv:7"):
+                kernel, filter_id = opened._view().kernel(name)
+                centred = kernel.ravel() - kernel.mean()
+                assert found.direction(filter_id) == pytest.approx(centred / np.linalg.norm(centred), abs=1e-6)
+                assert opened.similar(filter_id, 3).fetchall() == opened.similar(name, 3).fetchall()
+    flat = db._view().filter("a:flat:0")
+    assert found.direction(flat.filter_id) is None
+    with pytest.raises(InvalidArgument, match="constant"):
+        db.similar(flat.filter_id)
+
+
+def test_a_kernel_is_read_from_its_own_row_group(db):
+    big, small = random_kernels(9000, 3, 3), random_kernels(30, 5, 5)
+    put(db, "a", {"first": small, "second": big})
+    put(db, "b", {"first": big[:4]})
+    for layer, channel, kernel in [
+        ("first", 29, small[29]),
+        ("second", 0, big[0]),
+        ("second", 4096, big[4096]),
+        ("second", 8999, big[-1]),
+    ]:
+        found, filter_id = db._view().kernel(f"a:{layer}:{channel}")
+        assert np.array_equal(found, kernel)
+        assert np.array_equal(db._view().kernel(filter_id)[0], kernel)
+    for missing in ("a:second:9000", filter_id + 1, 7):
+        with pytest.raises(NotFound, match="No filter"):
+            db._view().kernel(missing)
+
+
 def test_only_some_models_or_an_old_version(db):
     put(db, "a", {"conv": random_kernels(20)})
     version = db.version

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -95,6 +94,8 @@ def _row_groups(root: Place, files: Iterable[str], kernel_h: int, kernel_w: int)
 
 def _batch(table: pa.Table, taps: int, layers: Sequence[str] | None) -> Iterator[KernelBatch]:
     if layers is not None:
+        import pyarrow.compute as pc
+
         table = table.filter(pc.is_in(table["layer"].cast(pa.string()), pa.array(layers, pa.string())))
     if table.num_rows:
         kernels = table["kernel"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

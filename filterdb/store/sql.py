@@ -50,7 +50,7 @@ class Session:
         self._mentioned = re.compile("|".join([*tables, "query"]), re.IGNORECASE)
         # What lies in memory is registered, not copied into tables of DuckDB: nobody can delete from a view.
         for name, (_, schema) in tables.items():
-            con.register(name, schema.empty_table())
+            con.register(name, _empty(schema))
         try:
             for name, (files, schema) in views.items():
                 if files:
@@ -66,7 +66,7 @@ class Session:
                         con.register(parquet, dataset(paths, schema, format="parquet", filesystem=root.files))
                     con.execute(f"CREATE VIEW {name} AS SELECT {_columns(schema)} FROM {parquet}")
                 else:
-                    con.register(name, schema.empty_table())
+                    con.register(name, _empty(schema))
             if "layers" in views:
                 self._size_views()
         except (duckdb.Error, OSError) as error:
@@ -163,6 +163,11 @@ def query_error(error: Exception) -> QueryError:
     return QueryError(text)
 
 
+def _empty(schema: pa.Schema) -> pa.Table:
+    """A table without rows. ``schema.empty_table()`` is the same, but imports pandas where it is installed."""
+    return pa.Table.from_batches([], schema)
+
+
 def _columns(schema: pa.Schema) -> str:
     """All columns, with times as plain UTC: DuckDB hands times with a zone to Python only where pytz is installed."""
     times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
@@ -172,7 +177,7 @@ def _columns(schema: pa.Schema) -> str:
 
 def _by_name(con: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
     """A schema as ``read_parquet`` takes it: columns found by their names, null where a file has none of that name."""
-    kinds = zip(schema.names, con.from_arrow(schema.empty_table()).types, strict=True)
+    kinds = zip(schema.names, con.from_arrow(_empty(schema)).types, strict=True)
     return "MAP {" + ", ".join(f"'{name}': {{name: '{name}', type: '{kind}', default_value: NULL}}" for name, kind in kinds) + "}"
 
 

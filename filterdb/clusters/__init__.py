@@ -12,6 +12,22 @@ store         the tables ``classifiers``, ``spectrum`` and ``classes``
 controls      what the same pipeline says of noise, of shuffled and of untrained kernels
 """
 
-from filterdb.clusters.classifier import Classifier, read, write
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from filterdb.clusters.classifier import Classifier as Classifier
+    from filterdb.clusters.classifier import read as read
+    from filterdb.clusters.classifier import write as write
 
 __all__ = ["Classifier", "autoencoder", "classifier", "clustering", "labels", "lines", "make", "read", "store", "write"]
+
+
+def __getattr__(name: str) -> Any:
+    """What ``classifier`` offers, loaded when it is first used: every database opens the store, and few use a classifier."""
+    if name in ("Classifier", "read", "write"):
+        from filterdb.clusters import classifier
+
+        return getattr(classifier, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from filterdb.clusters import labels
-from filterdb.clusters.classifier import Classifier
 from filterdb.errors import StoreError, not_found
 from filterdb.store import Collection, Derived, KernelBatch, Place, Snapshot, schema
 from filterdb.store.collection import slug
+
+if TYPE_CHECKING:
+    from filterdb.clusters.classifier import Classifier
 
 CLASSIFIERS = schema.table(
     classifier=pa.string(), method=pa.string(), scaling=pa.string(), size=pa.string(), kernel_h=pa.int32(), kernel_w=pa.int32(),
@@ -64,6 +65,8 @@ class ClassStore:
 
     def load(self, name: str) -> Classifier:
         """A classifier by name."""
+        from filterdb.clusters.classifier import Classifier
+
         snapshot = self.classifiers.snapshot()
         if slug(name) not in snapshot.editions:
             advice = "" if snapshot.editions else "Train one: filterdb cluster --size 7x7"
@@ -144,6 +147,8 @@ def _head(classifier: Classifier) -> pa.Table:
 
 
 def _spectrum(classifier: Classifier) -> pa.Table:
+    from filterdb.clusters import labels
+
     codes, kernels = classifier.spectrum()
     names = labels.of_codes(classifier.stretches, codes)
     starts = np.array([one.start for one in classifier.stretches])

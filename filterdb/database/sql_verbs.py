@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from filterdb.database.base import Base, Relation
-from filterdb.store import named_queries
 
 
 class SqlVerbs(Base):
@@ -32,6 +31,8 @@ class SqlVerbs(Base):
         Raises:
             NotFound: no query, parameter, model or kernel size of that name.
         """
+        from filterdb.store import named_queries
+
         question = named_queries.load(name)
         values = question.bind(parameters)
         view = self._view()

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
 from filterdb.networks.network import Network, described, preprocessing_of
-from filterdb.networks.weights import BUILDING, Weights, read
 from filterdb.sources import recipes
-from filterdb.sources.local import stem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from filterdb.networks.weights import Weights
 
 SHIPPED = {"demo": {"input_size": (3, 64, 64), "crop_pct": 1.0}}
 """How the images of networks that ship as bare weights are prepared, where that is not what timm says of their architecture."""
@@ -63,6 +63,8 @@ def load(
             num_classes, new_head, {**SHIPPED.get(text, {}), **(preprocessing or {})},
         )  # fmt: skip
     elif path.is_file():
+        from filterdb.sources.local import stem
+
         network = _from_file(path, stem(path), text, architecture, said, num_classes, new_head, preprocessing)
     else:
         raise _nothing(text, scheme if colon else None, path)
@@ -160,6 +162,7 @@ def _from_file(
     path: Path, name: str, source: str, architecture: str | None, args: dict[str, Any], num_classes: int | None, new_head: bool,
     preprocessing: Mapping[str, Any] | None,
 ) -> Network:  # fmt: skip
+    from filterdb.networks.weights import BUILDING, read
     from filterdb.sources import inverted
 
     weights = read(path)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Options", "Pending", "Progress", "assemble", "checkpoint", "inverted", "layers", "local", "module", "network", "onnx",
-    "options", "recipes", "resolve", "safetensors", "things", "timm", "unwrap",
+    "Options", "Pending", "Progress", "assemble", "checkpoint", "computed", "held", "inverted", "layers", "local", "module",
+    "network", "numbers", "onnx", "options", "recipes", "resolve", "safetensors", "stored", "things", "timm", "unwrap",
 ]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")

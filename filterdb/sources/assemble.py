@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
+from filterdb.sources import computed
 from filterdb.sources import layers as read_layers
+from filterdb.sources.effective import effective
 from filterdb.sources.network import Network, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
@@ -53,6 +55,7 @@ class Located:
 def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Network | None = None) -> Located:
     """Where the depthwise kernels are in what a checkpoint holds. ``what`` is the source in the words of an error message."""
     state, notes = unwrap(tree, options.weights, what)
+    state, uncomputed = effective(state)
     if empty := next((key for key, leaf in state.items() if len(leaf.shape) == 4 and 0 in leaf.shape), None):
         raise SourceError(
             f"{what}: {empty} has no elements, {tuple(state[empty].shape)}. Nothing was stored; give a whole checkpoint."
@@ -71,7 +74,9 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
         layers, keys, skipped = read_layers.from_shapes(state, pointwise=options.pointwise)
         leaves = [state[key] for key in keys]
         notes.append(UNKNOWN)
+    skipped = [*skipped, *uncomputed]
     refuse_empty(layers, skipped, what)
+    notes += computed.said(leaves)
     for layer, leaf in zip(layers, leaves, strict=True):
         if str(leaf.dtype) not in FLOATS:
             raise SourceError(
@@ -89,8 +94,10 @@ def assemble(
     if any(FLOATS[str(leaf.dtype)] == 8 for leaf in leaves):
         found.notes.append("stored as float64: precision was reduced to float32")
     facts = facts if found.params is None else replace(facts, params=found.params)
-    facts = options.facts(replace(facts, bytes_read=checkpoint.cost(leaves)))
-    return Model(name, facts, layers, lambda: kernels(checkpoint.read(leaves), layers, what), found.skipped, found.notes)
+    facts = options.facts(replace(facts, bytes_read=computed.cost(checkpoint, leaves)))
+    return Model(
+        name, facts, layers, lambda: kernels(computed.read(checkpoint, leaves), layers, what), found.skipped, found.notes
+    )
 
 
 def refuse_empty(layers: Sequence[Layer], skipped: Sequence[Skipped], what: str) -> None:

@@ -12,7 +12,7 @@ from filterdb.sources.network import Network, build, built_from_shapes
 from filterdb.sources.options import Options, Progress
 from filterdb.store.schema import Model, ModelFacts
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".onnx")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pt2", ".onnx")
 HASH_LIMIT = 256 * 2**20
 """Bytes. A hash reads the whole file; above this the kernels are read in a fraction of the time that would take."""
 

@@ -60,6 +60,8 @@ def freeze_file(
     """
     path, out, what = Path(path), Path(out), Path(path).name
     kind = kind_of(path, what)
+    if kind == "index":
+        raise SourceError(f"{what} is the index of a sharded checkpoint. Freeze its shards, one by one.")
     check_out(path, out, kind)
     # our own architectures have the keys of their files: there is nothing to know of them
     options = Options(architecture=None if architecture in OWN else architecture)

@@ -46,6 +46,8 @@ def read(path: Path) -> Weights:
     kind = kind_of(path, what)
     if kind == "onnx":
         raise SourceError(f"{what} is an ONNX program, which is no module. Give its checkpoint (.safetensors, .pth).")
+    if kind == "index":
+        raise SourceError(f"{what} is the index of a sharded checkpoint. Save the network in one file, and give that.")
     if kind == "torch":
         stored, notes = unwrap(TorchCheckpoint(path, what).tree, "auto", what)
         return Weights({key: _tensor(leaf, what) for key, leaf in stored.items() if isinstance(leaf, StoredTensor)}, {}, notes)

@@ -84,7 +84,7 @@ def _module(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, Record):
         found = next((one for one in _states(value) if _is_module(one, value.name)), None)
         if found is None:
-            states = (one.get("state") for one in _arguments(value))
+            states = (state for one in _arguments(value) for state in (one, one.get("state")))
             found = next((one for one in states if type(one) is dict and _is_module(one)), None)
         return found
     return value if type(value) is dict and _is_module(value) else None

@@ -146,12 +146,19 @@ def _other_file(place: HubFile, file: str, missing: Missing) -> str:
     if place.file is not None:
         raise not_found(f"file of {place.repo} called", file, weights or files)
     chosen = next((other for other in _PREFERRED if other in weights), None)
-    if chosen is None and len(weights) == 1:
-        chosen = weights[0]
+    if chosen is None:
+        chosen = weights[0] if len(weights) == 1 else _only_index(weights)
     if chosen is None:
         listed = ", ".join(weights[:8]) or "none"
         raise HubError(f"hf:{place.repo} has no {DEFAULT}; its weight files: {listed}. Name one: hf:{place.repo}/FILE")
     return chosen
+
+
+def _only_index(weights: Sequence[str]) -> str | None:
+    """The one index among files of weights, where all of them lie beside it."""
+    folders = {file.rpartition("/")[0] for file in weights}
+    indices = [file for file in weights if file.endswith(sharded.SUFFIX)]
+    return indices[0] if len(indices) == len(folders) == 1 else None
 
 
 def _files(place: HubFile, missing: Missing) -> list[str]:

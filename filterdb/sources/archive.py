@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from filterdb.errors import SourceError
-from filterdb.sources import numbers
+from filterdb.sources import numbers, tarred
 from filterdb.sources.opcodes import DAMAGES, Global, Malformed, Pickle, Record
 from filterdb.sources.rebuild import KNOWN, build, view
 from filterdb.sources.stored import File, InFile, InZip, Part, Storage
@@ -51,8 +51,8 @@ class Archive:
         try:
             if first.startswith(b"PK\x03\x04"):
                 self.held = self._zip()
-            elif first[257:262] == b"ustar" or first.startswith((b"storages\0", b"sys_info\0", b"./\0")):
-                self.held = self._tar()
+            elif tarred.is_tar(first):
+                self.held = tarred.held(file)
             else:
                 self.held = self._row()
         except Malformed as error:
@@ -193,13 +193,6 @@ class Archive:
             raise Malformed(f"is truncated: it has {self.file.size} bytes of {place}")
         if backings:
             raise Malformed("has tensors whose numbers are missing")
-
-    # -- tar
-
-    def _tar(self) -> Any:
-        raise SourceError(
-            f"{self.what} is a tar file, or was written by a torch older than 0.1.10. Unpack it, and give the checkpoint in it."
-        )
 
 
 def _key(key: Any) -> str:

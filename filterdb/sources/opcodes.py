@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 MOST_STEPS = 32_000_000
 """Instructions, where one that makes a container counts for several; a checkpoint with a large optimiser has a million."""
+_U16, _U32, _U64, _I32 = (struct.Struct(form) for form in ("<H", "<I", "<Q", "<i"))
 LONGEST_LINE = 1_000_000
 DAMAGES = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError, ValueError, struct.error,
@@ -133,9 +134,10 @@ class Pickle:
             raise Malformed("ends too early")
         return line[:-1]
 
-    def number(self, form: str) -> int:
+    def number(self, form: struct.Struct) -> int:
         """A number in binary."""
-        return int(struct.unpack(form, self.take(struct.calcsize(form)))[0])
+        number: int = form.unpack(self.file.read(form.size))[0]
+        return number
 
     # -- the stack
 
@@ -236,39 +238,39 @@ _VALUES: dict[bytes, Callable[[Pickle], Any]] = {
     b"\x88": lambda p: True,
     b"\x89": lambda p: False,
     b"I": lambda p: _integer(p.line()),
-    b"J": lambda p: p.number("<i"),
-    b"K": lambda p: p.take(1)[0],
-    b"M": lambda p: p.number("<H"),
+    b"J": lambda p: p.number(_I32),
+    b"K": lambda p: p.file.read(1)[0],
+    b"M": lambda p: p.number(_U16),
     b"L": lambda p: int(p.line().removesuffix(b"L")),
     b"\x8a": lambda p: _long(p.take(p.take(1)[0])),
-    b"\x8b": lambda p: _long(p.take(p.number("<i"))),
+    b"\x8b": lambda p: _long(p.take(p.number(_I32))),
     b"F": lambda p: float(p.line()),
     b"G": lambda p: struct.unpack(">d", p.take(8))[0],
     b"S": lambda p: _quoted(p.line()),
-    b"T": lambda p: _old_text(p.take(p.number("<i"))),
+    b"T": lambda p: _old_text(p.take(p.number(_I32))),
     b"U": lambda p: _old_text(p.take(p.take(1)[0])),
     b"V": lambda p: str(p.line(), "raw-unicode-escape"),
-    b"X": lambda p: _text(p.take(p.number("<I"))),
+    b"X": lambda p: _text(p.take(p.number(_U32))),
     b"\x8c": lambda p: _text(p.take(p.take(1)[0])),
-    b"\x8d": lambda p: _text(p.take(p.number("<Q"))),
-    b"B": lambda p: p.take(p.number("<I")),
+    b"\x8d": lambda p: _text(p.take(p.number(_U64))),
+    b"B": lambda p: p.take(p.number(_U32)),
     b"C": lambda p: p.take(p.take(1)[0]),
-    b"\x8e": lambda p: p.take(p.number("<Q")),
-    b"\x96": lambda p: p.take(p.number("<Q")),
+    b"\x8e": lambda p: p.take(p.number(_U64)),
+    b"\x96": lambda p: p.take(p.number(_U64)),
     b")": lambda p: (),
     b"(": lambda p: _MARK,
     b"c": lambda p: _global(_text(p.line()), _text(p.line())),
     b"g": lambda p: p.memo[int(p.line())],
-    b"h": lambda p: p.memo[p.take(1)[0]],
-    b"j": lambda p: p.memo[p.number("<I")],
+    b"h": lambda p: p.memo[p.file.read(1)[0]],
+    b"j": lambda p: p.memo[p.number(_U32)],
     b"2": lambda p: p.top(),
     b"l": lambda p: p.marked(),
     b"t": lambda p: tuple(p.marked()),
     b"P": lambda p: p.persistent(_text(p.line())),
     b"Q": lambda p: p.persistent(p.pop()),
     b"\x82": lambda p: Global(f"extension {p.take(1)[0]}"),
-    b"\x83": lambda p: Global(f"extension {p.number('<H')}"),
-    b"\x84": lambda p: Global(f"extension {p.number('<i')}"),
+    b"\x83": lambda p: Global(f"extension {p.number(_U16)}"),
+    b"\x84": lambda p: Global(f"extension {p.number(_I32)}"),
 }
 """Instructions that put one value on the stack."""
 
@@ -355,12 +357,12 @@ def _put(p: Pickle) -> None:
 
 @_action(b"q")
 def _put_byte(p: Pickle) -> None:
-    p.memo[p.take(1)[0]] = p.top()
+    p.memo[p.file.read(1)[0]] = p.top()
 
 
 @_action(b"r")
 def _put_long(p: Pickle) -> None:
-    p.memo[p.number("<I")] = p.top()
+    p.memo[p.number(_U32)] = p.top()
 
 
 @_action(b"\x94")

@@ -193,7 +193,7 @@ class StoredTensor:
         """Numbers of the storage from its first to its last."""
         if 0 in self.shape:
             return 0
-        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
+        return 1 + sum([(size - 1) * step for size, step in zip(self.shape, self.strides, strict=True)])
 
     def data_ptr(self) -> tuple[int, int]:
         """Where its numbers begin: the same for tensors that share them."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import io
 import os
 import pickle
+import struct
 import sys
+import tarfile
 import types
 import zipfile
 from argparse import Namespace
@@ -202,6 +205,50 @@ def test_real_files_are_equal_bit_for_bit(entry: dict[str, Any]) -> None:
     ours = leaves(TorchCheckpoint(path, path.name).tree)
     assert ours.keys() == theirs.keys()
     assert all(equal(ours[key], tensor) for key, tensor in theirs.items())
+
+
+def oldest(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """A file as torch wrote them before 0.1.10: https://github.com/pytorch/pytorch/blob/v0.1.9/torch/serialization.py"""
+    parts = {"sys_info": pickle.dumps({"protocol_version": 1000, "little_endian": True}, 2)}
+    storages = pickle.dumps(len(tensors), 2)
+    listed = pickle.dumps(len(tensors), 2)
+    for i, tensor in enumerate(tensors.values()):
+        kind = torch.DoubleStorage if tensor.dtype is torch.float64 else torch.FloatStorage
+        base = tensor.contiguous().view(-1)
+        storages += pickle.dumps((100 + i, "cpu", kind), 2) + struct.pack("<q", len(base)) + base.numpy().tobytes()
+        place = (*tensor.shape, *tensor.contiguous().stride())
+        listed += pickle.dumps((200 + i, 900 if i == 0 else 100 + i, torch.FloatTensor), 2)
+        listed += struct.pack(f"<ii{len(place)}qq", tensor.ndim, 0, *place, 0)
+    parts["storages"] = storages + pickle.dumps([(900, 100, 0, next(iter(tensors.values())).numel())], 2)
+    parts["tensors"] = listed
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing: Any) -> Any:
+            return str(200 + list(tensors).index(thing)) if type(thing) is str and thing in tensors else None
+
+    content = io.BytesIO()
+    Pickler(content, 2).dump(collections.OrderedDict((f"{key}.weight", key) for key in tensors))
+    parts["pickle"] = content.getvalue()
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in parts.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_the_oldest_files(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(8, 1, 3, 3), "b": torch.randn(4, 1, 5, 5, dtype=torch.float64), "c": torch.randn(3)}
+    path = oldest(tmp_path / "x.pth", tensors)
+    theirs = torch.load(path, weights_only=False)
+    ours = TorchCheckpoint(path, "x").tree
+    assert list(ours) == list(theirs)
+    assert all(equal(ours[key], tensor) for key, tensor in theirs.items())
+    assert list(read(path)) == ["a", "b"]
+    with tarfile.open(tmp_path / "y.tar", "w") as archive:
+        archive.add(path, "x.pth")
+    with pytest.raises(SourceError, match="torch did not write"):
+        read(tmp_path / "y.tar")
 
 
 def test_the_bytes_of_a_large_endian_machine(tmp_path: Path) -> None:

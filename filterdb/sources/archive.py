@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 from filterdb.errors import SourceError
 from filterdb.sources import numbers, tarred
-from filterdb.sources.opcodes import DAMAGES, Global, Malformed, Pickle, Record
+from filterdb.sources.machine import DAMAGES, Global, Malformed, Record
+from filterdb.sources.opcodes import Pickle
 from filterdb.sources.rebuild import KNOWN, build, view
 from filterdb.sources.stored import File, InFile, InZip, Part, Storage
 
@@ -46,6 +47,7 @@ class Archive:
 
     def __init__(self, file: File) -> None:
         self.file, self.what, self.whole = file, file.what, False
+        self._last: dict[str, bytes] = {}
         with file.open() as opened:
             first = opened.read(264)
         try:
@@ -73,8 +75,7 @@ class Archive:
         if exported is not None:
             return self._exported(entries, exported.removesuffix(_EXPORTED))
         if older is not None:
-            self.whole = True
-            return Archive(File(self._entry(entries, older), self.what)).held
+            return self._inner(entries, older)
         if pickled is None:
             raise SourceError(
                 f"{self.what} is a zip file without data.pkl, so torch did not write it. Unpack it, and give the checkpoint "
@@ -103,7 +104,10 @@ class Archive:
         entry = entries[name]
         if entry.file_size > LARGEST_PICKLE:
             raise SourceError(f"{self.what}: {name} would be {entry.file_size / 1e9:.1f} GB, which no checkpoint's is.")
-        return InZip(self.file, entry).read(0, entry.file_size)
+        return self._at(entry).read(0, entry.file_size)
+
+    def _at(self, entry: zipfile.ZipInfo) -> InZip:
+        return InZip(self.file, entry, self._last)
 
     def _pickled(self, entries: Mapping[str, zipfile.ZipInfo], root: str, name: str) -> Any:
         """The object in NAME.pkl, with its storages in the folder NAME."""
@@ -119,13 +123,14 @@ class Archive:
             if key not in storages:
                 if f"{root}{name}/{key}" not in entries:
                     raise Malformed(f"has no entry {name}/{key[:40]}, where numbers should be")
-                storages[key] = InZip(self.file, entries[f"{root}{name}/{key}"])
+                storages[key] = self._at(entries[f"{root}{name}/{key}"])
             if dtype is not None and storages[key].nbytes < count * numbers.SIZES[dtype]:
                 raise Malformed(f"has {storages[key].nbytes} bytes in {name}/{key[:40]}, where {count} numbers should be")
             return Storage(dtype, storages[key], order)
 
+        stored = min(entries[f"{root}{name}.pkl"].compress_size, self.file.size)
         with io.BytesIO(data) as opened:
-            return Pickle(opened, len(data), KNOWN, build, persistent).load()
+            return Pickle(opened, len(data), KNOWN, build, persistent, stored).load()
 
     def _exported(self, entries: Mapping[str, zipfile.ZipInfo], root: str) -> dict[str, Any]:
         """The weights and buffers of a program of ``torch.export``, by their names."""
@@ -142,16 +147,22 @@ class Archive:
         except DAMAGES as error:
             raise Malformed(f"has a damaged list of weights ({type(error).__name__})") from error
 
+    def _inner(self, entries: Mapping[str, zipfile.ZipInfo], name: str) -> Any:
+        """What a checkpoint inside of this one holds."""
+        if isinstance(self.file.where, bytes):  # an archive can be made that holds itself
+            raise Malformed("has checkpoints in checkpoints in it")
+        self.whole = True
+        return Archive(File(self._entry(entries, name), self.what)).held
+
     def _weight(self, entries: Mapping[str, zipfile.ZipInfo], name: str, one: Mapping[str, Any], order: str) -> Any:
         if one.get("use_pickle"):
-            self.whole = True
-            return Archive(File(self._entry(entries, name), self.what)).held
+            return self._inner(entries, name)
         meta = one["tensor_meta"]
         size, stride = ([axis["as_int"] for axis in meta[key]] for key in ("sizes", "strides"))
         dtype = _SCALARS[meta["dtype"]]
         if dtype is None:
             raise Malformed(f"has weights of the unknown number format {str(meta['dtype'])[:20]}")
-        return view(Storage(dtype, InZip(self.file, entries[name]), order), dtype, meta["storage_offset"]["as_int"], size, stride)
+        return view(Storage(dtype, self._at(entries[name]), order), dtype, meta["storage_offset"]["as_int"], size, stride)
 
     # -- pickles in a row
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from filterdb.sources import numbers
 from filterdb.sources.computed import Array, Computed
-from filterdb.sources.opcodes import Global, Malformed, Rebuild, key_of
+from filterdb.sources.machine import Global, Malformed, Rebuild, key_of
 from filterdb.sources.stored import InMemory, Storage, StoredTensor, Unreadable, empty, row_major
 
 QUANTISED = "quantised weights: their stored integers were multiplied by their scales"
@@ -82,7 +82,7 @@ def _quantised(storage: Any, offset: Any, size: Any, stride: Any, params: Any, *
 
 
 def _sparse(layout: Any, data: Any) -> Any:
-    found = next((one for one in reversed(data) if type(one) is tuple and all(type(n) is int for n in one)), None)
+    found = next((one for one in data[::-1] if type(one) is tuple and len(one) <= 64 and all(type(n) is int for n in one)), None)
     return NotImplemented if found is None else Unreadable(sizes(found), "is a sparse tensor")
 
 
@@ -102,9 +102,13 @@ def _parameter(data: Any = None, *_: Any) -> Any:
     return data if isinstance(data, StoredTensor | Computed | Unreadable) else NotImplemented
 
 
-def _from_type(function: Any, kind: Any, args: Any, *_: Any) -> Any:
+def _from_type(function: Any, kind: Any, args: Any, state: Any = None, *_: Any) -> Any:
     rebuild = KNOWN.get(function.name) if isinstance(function, Global) else None
-    return NotImplemented if rebuild is None else rebuild(*args)
+    made = NotImplemented if rebuild is None else rebuild(*args)
+    local = state.get("_local_tensor") if type(state) is dict else None
+    # a tensor that was spread over processes, of which there was one
+    whole = isinstance(made, Unreadable) and isinstance(local, StoredTensor) and local.shape == made.shape
+    return local if whole else made
 
 
 # -- numpy ---------------------------------------------------------------------------------------------------------------------
@@ -148,8 +152,8 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Any:
 
 def build(target: Any, state: Any) -> Any:
     """Give its state to something that was rebuilt. Attributes of containers and of tensors are left behind."""
-    if isinstance(target, StoredTensor) and type(state) is tuple and len(state) == 5:
-        return _fill(target, *state[1:])
+    if isinstance(target, StoredTensor) and target.shape == (0,) and type(state) is tuple and len(state) == 5:
+        return _fill(target, *state[1:])  # an array of numpy's; tensors of torch's come whole
     if isinstance(target, NumpyDtype) and type(state) is tuple and len(state) > 1 and state[1] in ("<", ">", b"<", b">"):
         target.order = _as_bytes(state[1]).decode()  # type: ignore[union-attr]
     return target

@@ -116,6 +116,8 @@ class InZip:
 
     file: File
     entry: zipfile.ZipInfo
+    last: dict[str, bytes]
+    """The entry of the file that was decompressed last, by name: many tensors may lie in one."""
 
     @property
     def nbytes(self) -> int:
@@ -123,9 +125,12 @@ class InZip:
         return self.entry.file_size
 
     def read(self, start: int, stop: int) -> bytes:
-        """These of the bytes; of a compressed entry, those before them are decompressed too."""
+        """These of the bytes."""
         if self.entry.compress_type != zipfile.ZIP_STORED:
-            return self._decompress(stop)[start:]
+            if self.entry.filename not in self.last:
+                self.last.clear()
+                self.last[self.entry.filename] = self._decompressed()
+            return self.last[self.entry.filename][start:stop]
         if self.entry.header_offset < 0:  # the table of a damaged file may say so
             raise self._damaged("its header is missing")
         with self.file.open() as file:
@@ -136,16 +141,16 @@ class InZip:
             file.seek(int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little") + start, 1)
             return self.file.whole(file.read(stop - start), stop - start)
 
-    def _decompress(self, count: int) -> bytes:
+    def _decompressed(self) -> bytes:
         if self.nbytes > LARGEST_COMPRESSED:
             size = f"{self.nbytes / 1e9:.1f} GB"
             raise SourceError(f"{self.file.what}: {self.entry.filename} would be {size} unpacked. Unpack it, and save it anew.")
         try:
             with self.file.open() as raw, zipfile.ZipFile(raw) as archive, archive.open(self.entry) as file:
-                data = file.read(count)
+                data = file.read(self.nbytes)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as error:
             raise self._damaged(str(error)[:120] or type(error).__name__) from error
-        if len(data) != count:
+        if len(data) != self.nbytes:
             raise self._damaged("it is shorter than it says")
         return data
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from filterdb.sources import numbers
-from filterdb.sources.opcodes import DAMAGES, Global, Malformed, Pickle, Record
+from filterdb.sources.machine import DAMAGES, Global, Malformed, Record
+from filterdb.sources.opcodes import Pickle
 from filterdb.sources.rebuild import KNOWN, build, view
 from filterdb.sources.stored import File, InFile, Part, Storage
 

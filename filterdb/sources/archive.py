@@ -15,8 +15,8 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from filterdb.errors import SourceError
-from filterdb.sources import numbers, tarred
+from filterdb.errors import SourceError, one_line
+from filterdb.sources import formats, tarred
 from filterdb.sources.machine import DAMAGES, Global, Malformed, Record
 from filterdb.sources.opcodes import Pickle
 from filterdb.sources.rebuild import KNOWN, build, view
@@ -94,7 +94,7 @@ class Archive:
             with self.file.open() as raw, zipfile.ZipFile(raw) as archive:
                 entries = {entry.filename: entry for entry in archive.infolist()}
         except (zipfile.BadZipFile, OSError, *DAMAGES, NotImplementedError) as error:
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            reason = one_line(str(error) or type(error).__name__)
             raise SourceError(f"{self.what} is a damaged or truncated zip file ({reason}). Fetch it again.") from error
         if any(entry.flag_bits & 1 for entry in entries.values()):
             raise SourceError(f"{self.what} is encrypted. Decrypt it first.")
@@ -103,7 +103,7 @@ class Archive:
     def _entry(self, entries: Mapping[str, zipfile.ZipInfo], name: str) -> bytes:
         entry = entries[name]
         if entry.file_size > LARGEST_PICKLE:
-            raise SourceError(f"{self.what}: {name} would be {entry.file_size / 1e9:.1f} GB, which no checkpoint's is.")
+            raise SourceError(f"{self.what}: {one_line(name)} would be {entry.file_size / 1e9:.1f} GB, which no checkpoint's is.")
         return self._at(entry).read(0, entry.file_size)
 
     def _at(self, entry: zipfile.ZipInfo) -> InZip:
@@ -122,10 +122,12 @@ class Archive:
             dtype, key, count, _ = found
             if key not in storages:
                 if f"{root}{name}/{key}" not in entries:
-                    raise Malformed(f"has no entry {name}/{key[:40]}, where numbers should be")
+                    raise Malformed(f"has no entry {name}/{one_line(key, 40)}, where numbers should be")
                 storages[key] = self._at(entries[f"{root}{name}/{key}"])
-            if dtype is not None and storages[key].nbytes < count * numbers.SIZES[dtype]:
-                raise Malformed(f"has {storages[key].nbytes} bytes in {name}/{key[:40]}, where {count} numbers should be")
+            if dtype is not None and storages[key].nbytes < count * formats.SIZES[dtype]:
+                raise Malformed(
+                    f"has {storages[key].nbytes} bytes in {name}/{one_line(key, 40)}, where {count} numbers should be"
+                )
             return Storage(dtype, storages[key], order)
 
         stored = min(entries[f"{root}{name}.pkl"].compress_size, self.file.size)
@@ -161,7 +163,7 @@ class Archive:
         size, stride = ([axis["as_int"] for axis in meta[key]] for key in ("sizes", "strides"))
         dtype = _SCALARS[meta["dtype"]]
         if dtype is None:
-            raise Malformed(f"has weights of the unknown number format {str(meta['dtype'])[:20]}")
+            raise Malformed(f"has weights of the unknown number format {one_line(meta['dtype'], 20)}")
         return view(Storage(dtype, self._at(entries[name]), order), dtype, meta["storage_offset"]["as_int"], size, stride)
 
     # -- pickles in a row
@@ -176,7 +178,7 @@ class Archive:
                 module = type(saved) is tuple and len(saved) > 1 and saved[0] in ("module", b"module")
                 return saved[1] if module else Record("a persistent id", (saved,))
             dtype, key, count, part = found
-            size = numbers.SIZES[dtype or "U8"]
+            size = formats.SIZES[dtype or "U8"]
             root = backings.setdefault(key, InFile(self.file, 0, count * size))
             return Storage(dtype, root if part is None else Part(root, part[0] * size, part[1] * size))
 
@@ -227,4 +229,4 @@ def storage_id(saved: Any) -> tuple[str | None, str, int, tuple[int, int] | None
         part = (part[1], part[2])
         if sum(part) > count:
             raise Malformed("has a view that reaches beyond its storage")
-    return numbers.of_storage(kind.name), _key(key), count, part
+    return formats.of_storage(kind.name), _key(key), count, part

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from filterdb.sources.computed import Array, Computed
-from filterdb.sources.numbers import FLOAT8, INTEGERS, SIZES
+from filterdb.sources.formats import FLOAT8, INTEGERS, SIZES
 from filterdb.sources.rebuild import QUANTISED
 from filterdb.sources.stored import Unreadable
 from filterdb.store.schema import Skipped

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from filterdb.sources import numbers
+from filterdb.sources import formats
 from filterdb.sources.computed import Array, Computed
 from filterdb.sources.machine import Global, Malformed, Rebuild, key_of
 from filterdb.sources.stored import InMemory, Storage, StoredTensor, Unreadable, empty, row_major
@@ -22,7 +23,7 @@ class NumpyDtype:
     @property
     def name(self) -> str | None:
         """The number format, None for one that is not read."""
-        return numbers.of_numpy(self.code) or numbers.of_torch(self.code)
+        return formats.of_numpy(self.code) or formats.of_torch(self.code)
 
 
 # -- tensors -------------------------------------------------------------------------------------------------------------------
@@ -40,9 +41,11 @@ def sizes(value: Any) -> tuple[int, ...]:
 def view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any) -> StoredTensor:
     """A tensor, where its storage has room for it."""
     made = StoredTensor(storage, dtype, sizes((offset,))[0], sizes(size), sizes(stride))
+    if math.prod(max(length, 1) for length in made.shape) >= 2**60:
+        raise Malformed("has a tensor of an absurd size")
     if len(made.strides) != len(made.shape):
         raise Malformed("has a tensor with another number of steps than of sizes")
-    if (made.offset + made.span) * numbers.SIZES[dtype] > storage.backing.nbytes:
+    if (made.offset + made.span) * formats.SIZES[dtype] > storage.backing.nbytes:
         raise Malformed(f"has a tensor of shape {str(made.shape)[:80]} that reaches beyond what is stored")
     return made
 
@@ -60,7 +63,7 @@ def _of_format(storage: Storage, dtype: str | None, offset: Any, size: Any, stri
 def _tensor_of_dtype(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
     if not isinstance(storage, Storage) or not isinstance(dtype, Global):
         return NotImplemented
-    return _of_format(storage, numbers.of_torch(dtype.name), offset, size, stride)
+    return _of_format(storage, formats.of_torch(dtype.name), offset, size, stride)
 
 
 def _quantised(storage: Any, offset: Any, size: Any, stride: Any, params: Any, *_: Any) -> Any:
@@ -124,9 +127,9 @@ def _dtype(code: Any, *_: Any) -> Any:
 
 def _scalar(dtype: Any, data: Any = b"", *_: Any) -> Any:
     data = _as_bytes(data)
-    if not isinstance(dtype, NumpyDtype) or dtype.name is None or data is None or len(data) != numbers.SIZES[dtype.name]:
+    if not isinstance(dtype, NumpyDtype) or dtype.name is None or data is None or len(data) != formats.SIZES[dtype.name]:
         return NotImplemented
-    return numbers.numbers(numbers.words(data, dtype.name, dtype.order), dtype.name)[0].item()
+    return formats.numbers(formats.words(data, dtype.name, dtype.order), dtype.name)[0].item()
 
 
 def _as_bytes(data: Any) -> bytes | None:

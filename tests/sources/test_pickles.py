@@ -25,8 +25,8 @@ from torch import nn
 from filterdb.errors import SourceError
 from filterdb.sources import resolve
 from filterdb.sources.checkpoint import TorchCheckpoint
+from filterdb.sources.formats import torch_name
 from filterdb.sources.machine import Global, Record
-from filterdb.sources.numbers import torch_name
 from filterdb.sources.objects import tree
 from filterdb.sources.opcodes import Pickle
 from filterdb.sources.rebuild import KNOWN, build

@@ -128,6 +128,7 @@ def forged(path: Path, **changes: bytes) -> Path:
         ({"(K\x08K\x01K\x03K\x03t": b"(K\x09K\x01K\x03K\x03t"}, "reaches beyond"),
         ({"(K\tK\tK\x03K\x01t": b"(K\tK\tK\x03J\xff\xff\xff\xfft"}, "absurd size"),
         ({"(K\tK\tK\x03K\x01t": b"(K\x00K\x00K\x00t"}, "another number of steps"),
+        ({"(K\x08K\x01K\x03K\x03t": b"(K\x00\x8a\x08" + b"\xff" * 7 + b"\x0fK\x03K\x03t"}, "absurd size"),
         ({"QK\x00(": b"QK\x01("}, "reaches beyond"),
         ({"KHtq": b"\x8a\x09" + b"\xff" * 8 + b"\x00tq"}, "absurd storage"),
         ({"KHtq": b"J\x00\x00\x01\x00tq"}, "65536 numbers should be"),
@@ -139,6 +140,11 @@ def test_absurd_tensors_are_refused(tmp_path: Path, changes: dict[str, bytes], s
     with pytest.raises(SourceError, match=says) as caught:
         read(forged(tmp_path / "x.pth", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_the_step_of_one_thing_says_nothing(tmp_path: Path) -> None:
+    path = forged(tmp_path / "x.pth", **{"(K\tK\tK\x03K\x01t": b"(K\t\x8a\x08" + b"\xff" * 7 + b"\x7fK\x03K\x01t"})
+    np.testing.assert_array_equal(read(path)["a"], KERNEL[:, 0])
 
 
 def test_a_compressed_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

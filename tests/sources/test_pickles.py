@@ -264,6 +264,7 @@ def test_the_bytes_of_a_large_endian_machine(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "big.pth")["a"], KERNEL[:, 0])
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_what_has_no_numbers_is_named(tmp_path: Path) -> None:
     state = {
         "a.weight": KERNEL, "b.weight": KERNEL.to_sparse(), "c.weight": torch.empty(8, 1, 3, 3, device="meta"),
@@ -291,6 +292,7 @@ class Wrapper:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:Couldn.t retrieve source:UserWarning")
 def test_whole_modules_and_wrappers(tmp_path: Path, zipped: bool) -> None:
     network, average = module(), module(1)
     own = types.ModuleType("a_project_that_is_gone")

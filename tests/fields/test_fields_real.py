@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import put
-from real import REFUSED, data, manifest
+from real import REFUSED, data, each, manifest
 
 from filterdb import Database
 from filterdb.fields import fits
@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Database:
     return db
 
 
-@pytest.mark.parametrize("entry", READABLE, ids=lambda entry: entry["file"])
+@each(READABLE)
 def test_a_real_checkpoint_is_fitted_and_described(entry: dict[str, Any], tmp_path: Any) -> None:
     """A spread of some layers' kernels, fitted in one size that has families, and described."""
     [pending] = resolve(data() / "weights" / entry["file"])

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from real import REFUSED, data, manifest
+from real import REFUSED, data, each, manifest
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -70,7 +70,7 @@ def state(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.
 # real checkpoints
 
 
-@pytest.mark.parametrize("entry", READABLE, ids=lambda entry: entry["file"])
+@each(READABLE)
 def test_a_real_checkpoint_is_frozen_and_reopens(entry: dict[str, Any], tmp_path: Path) -> None:
     source, out = data() / "weights" / entry["file"], tmp_path / entry["file"]
     report = freeze_file(source, out, CROPPED)
@@ -113,10 +113,10 @@ def initializers(model: Any) -> dict[str, Any]:
     return found | {node.output[0]: a.t for node in constants for a in node.attribute if a.name == "value"}
 
 
-@pytest.mark.parametrize("name", sorted(entry["file"] for entry in manifest() if entry not in READABLE))
-def test_a_real_file_that_cannot_be_read_is_one_line(name: str, tmp_path: Path) -> None:
+@each([entry for entry in manifest() if entry not in READABLE])
+def test_a_real_file_that_cannot_be_read_is_one_line(entry: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
-        freeze_file(data() / "weights" / name, tmp_path / name, PLAN)
+        freeze_file(data() / "weights" / entry["file"], tmp_path / entry["file"], PLAN)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from real import REFUSED, data, manifest
+from real import REFUSED, data, each, manifest
 
 from filterdb.errors import SourceError
 from filterdb.sources import resolve
@@ -39,7 +39,7 @@ def arrays(path: Path) -> list[np.ndarray]:
     return walk(torch.load(path, map_location="cpu", weights_only=True))
 
 
-@pytest.mark.parametrize("entry", manifest(), ids=lambda entry: entry["file"])
+@each(manifest())
 def test_a_real_file(entry: dict[str, Any]) -> None:
     path = data() / "weights" / entry["file"]
     reason = REFUSED.get(path.suffix) or REFUSED.get(path.name)

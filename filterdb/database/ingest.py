@@ -26,6 +26,9 @@ from filterdb.store.collection import slug
 from filterdb.store.parquet import ROW_GROUP
 from filterdb.store.schema import Layer, Model, ModelFacts
 
+DESCRIBED = 4096
+"""Kernels that are described in one task. Most layers have fewer; NumPy's calls would cost more than its arithmetic."""
+
 Status = Literal["ingested", "replaced", "skipped", "failed"]
 
 
@@ -256,11 +259,25 @@ def _filter_tables(model: Model, kernels: Sequence[NDArray[np.float32]], digest:
 
 
 def _describe(model: Model, kernels: Sequence[NDArray[np.float32]], pool: ThreadPoolExecutor) -> list[Future[pa.Table]]:
-    """Rows of ``descriptors``, a table for each layer. Layers are described side by side: many are too small to be split."""
-    return [
-        pool.submit(descriptor_table, schema.filter_ids(model.name, layer.name, len(kernel)), kernel)
-        for layer, kernel in zip(model.layers, kernels, strict=True)
-    ]
+    """Rows of ``descriptors``, a table for each batch of layers. Batches are described side by side."""
+    futures = []
+    for batch in _batches(kernels):
+        ids = [schema.filter_ids(model.name, model.layers[i].name, len(kernels[i])) for i in batch]
+        futures.append(pool.submit(descriptor_table, np.concatenate(ids), np.concatenate([kernels[i] for i in batch])))
+    return futures
+
+
+def _batches(kernels: Sequence[NDArray[np.float32]]) -> Iterator[list[int]]:
+    """Numbers of consecutive layers of one kernel size, about DESCRIBED kernels at a time."""
+    batch: list[int] = []
+    for i, kernel in enumerate(kernels):
+        here = sum(len(kernels[j]) for j in batch)
+        if batch and (here + len(kernel) > DESCRIBED or kernel.shape[1:] != kernels[batch[0]].shape[1:]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _row_groups(described: Iterable[Future[pa.Table]]) -> Iterator[pa.Table]:

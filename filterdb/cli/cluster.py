@@ -75,7 +75,7 @@ def cluster(
 
 
 def _describe(database: Database, made: Classifier) -> None:
-    """A classifier in words and a table of its stretches."""
+    """A summary of a classifier, and a table of its stretches."""
     import pyarrow as pa
 
     facts = made.facts

@@ -1,4 +1,4 @@
-"""``filterdb freeze`` and ``filterdb bank create``: banks out of the database, and networks of their templates."""
+"""``filterdb freeze`` and ``filterdb bank create``: banks made from the database, and networks with their templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``filterdb greedy``: which templates of a bank can be spared."""
+"""``filterdb greedy``: drop the templates of a bank that contribute least."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def greedy(
 
 
 def _print(found: Greedy) -> None:
-    """The curve from the whole bank down, and what it took."""
+    """The curve from the whole bank down, and the cost of the search."""
     import pyarrow as pa
 
     trials = ["tried", "stopped"] if found.images else []

@@ -17,9 +17,9 @@ SECTIONS = {
     "Look": ("plot", "serve"),
     "Keep": ("info", "verify", "remove"),
 }
-"""The commands of ``filterdb`` by what a person wants to do."""
+"""The commands of ``filterdb``, by purpose."""
 WHOLE = 1000
-"""Longer than any first sentence: none is cut."""
+"""Longer than any first sentence, so that none is truncated."""
 
 
 class Examples:

@@ -1,4 +1,4 @@
-"""Two selections of kernels compared: how far their coefficients lie apart, their classes, and the kernels that only one has.
+"""Compares two selections of kernels: the shift of their coefficients, their classes, and the kernels that only one has.
 
 One pass over either selection counts the histograms of the PCA coefficients; the most novel kernels of A need up to three more
 over B. Only the kernels of A are held in memory, B streams: a laptop compares its model with a database of any size.
@@ -47,13 +47,13 @@ class Side:
     selection: str
     models: int
     kernels: int
-    """Living ones: all numbers are of these."""
+    """Non-constant kernels, which all numbers refer to."""
     dead: int
 
 
 @dataclass(frozen=True)
 class ComponentShift:
-    """How far apart one PCA coefficient is."""
+    """The shift of one PCA coefficient."""
 
     component: int
     explained_variance_ratio: float

@@ -1,4 +1,4 @@
-"""How much of a layer is used: sparsity, variance entropy against a random layer, orthogonality.
+"""How well a layer uses its kernels: sparsity, variance entropy against a random layer, orthogonality.
 
 The formulas are those of CNN Filter DB (Gavrikov & Keuper, CVPR 2022), on the raw weights of a layer, n kernels of d taps.
 Its random baseline is a fit to 3x3 layers; here the random layer is simulated, for any n and d.

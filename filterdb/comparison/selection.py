@@ -32,7 +32,7 @@ from filterdb.store.view import View, matching
 
 ALL = ("*", "database")
 GROUPS = ("dataset", "architecture", "run")
-"""Columns of ``models`` that tell a group."""
+"""Columns of ``models`` that define a group."""
 SOURCES = ("timm", "hf", "torchvision")
 WAYS = 'Or a selection: "*", dataset:NAME, architecture:GLOB, run:NAME, a checkpoint file, timm:NAME, hf:REPO.'
 

@@ -1,4 +1,4 @@
-"""The verbs of frozen filters: make a bank, replace a network's kernels by it."""
+"""The methods for frozen filters: make a bank, replace a network's kernels with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 Banks = str | Bank | Mapping[str, str | Bank | None]
 
 LIMIT = 512
-"""Unlabelled images that are looked at by default; more change little."""
+"""Default number of unlabelled images. More change little."""
 BATCH_SIZE = 64
 
 
@@ -111,7 +111,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             bank: a bank or its name; or several by what they are for: a kernel size, a layer's name or glob, ``""`` for all else;
                 None leaves these layers.
             matching: which template for which kernel; a word is its ``match``.
-            repair: what is repaired afterwards on ``data``: "recalibrate", "correct", "pointwise", several of them, or a Repair.
+            repair: what is repaired on ``data`` after that: "recalibrate", "correct", "pointwise", several of them, or a Repair.
             data: unlabelled images for "inputs" and ``repair``: a source of images, an open set, or ``Images``. 512 of them by
                 default, 64 at a time.
             train: which numbers are parameters: "offset", "gain", both, or none of them (``()``).

@@ -1,4 +1,4 @@
-"""The verb of greedy search: which templates of a bank can be spared."""
+"""The method for greedy search, which drops the templates of a bank that contribute least."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
         matching: Matching | None = None, data: Data | None = None, device: str | None = None, keep: bool = True,
         progress: Progress | None = None,
     ) -> Greedy:  # fmt: skip
-        """Drop the template of a bank whose loss costs least, again and again, until ``stop`` are left.
+        """Repeatedly drop the template of a bank whose loss costs least, until ``stop`` are left.
 
         A search is kept in ``runs`` and ``metrics`` (step: templates left) while it runs. The same call resumes an
         interrupted search, with the same numbers, and returns a finished one at once.
@@ -162,7 +162,7 @@ def _on_images(
 
 
 def _check(bank: Bank, search: Search, matching: Matching, objective: str, model: Any, models: Any, data: Any) -> None:
-    """Refuse what cannot be searched, before anything is read."""
+    """Refuse an impossible search before anything is read."""
     stop, lazy = search.stop, search.lazy
     if matching.match != "weights" or matching.mix:
         raise InvalidArgument("A greedy search matches each kernel with one template, by the weights: leave match and mix out.")

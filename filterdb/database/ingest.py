@@ -34,7 +34,7 @@ Status = Literal["ingested", "replaced", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one source."""
+    """The outcome for one source."""
 
     source: str
     model: str | None
@@ -44,7 +44,7 @@ class Outcome:
     bytes_read: int | None = None
     seconds: float = 0.0
     skipped: list[str] = field(default_factory=list)
-    """What the model had and was not stored: reason, count and names."""
+    """The layers that were not stored: reason, count and names."""
     notes: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -199,13 +199,13 @@ def _ingest_one(
         return Outcome(pending.source, name, "failed", seconds=time.perf_counter() - started, error=" ".join(str(error).split()))
     except MemoryError:
         return Outcome(pending.source, name, "failed", error="Not enough memory for this model. Ingest with --jobs 1.")
-    except Exception as error:  # each model fails alone, whatever its checkpoint makes a library do
+    except Exception as error:  # any error of a library is an error of this model only
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Outcome(pending.source, name, "failed", error=f"{pending.source} cannot be ingested: {reason}")
 
 
 def describe_skipped(reason: str, names: Sequence[str]) -> str:
-    """Layers that were left out, in words for the table ``models``."""
+    """The skipped layers, as text for the table ``models``."""
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"{len(names)} x {reason} ({shown})"
 

@@ -28,7 +28,7 @@ class TrainingVerbs(Base):
         device: str | None = None, keep: bool = True, parent: str | None = None, progress: Progress | None = None,
         **settings: Any,
     ) -> Trained:  # fmt: skip
-        """Train a network whose depthwise kernels are frozen, or come from a bank; or any network, the ordinary way.
+        """Train a network with frozen depthwise kernels, with kernels from a bank, or with ordinary ones.
 
         Args:
             model: a timm architecture, or demo; or ``filterdb.training.Settings``, which ``Settings.recipe`` reads from a recipe.

@@ -31,7 +31,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     """Damage: something that was ingested is gone or changed."""
     leftovers: list[str] = field(default_factory=list)
-    """Notes on what is no damage: traces of killed writers, which never show in an answer, and descriptors of older rules."""
+    """Notes that are not damage: leftovers of killed writers, which no query sees, and descriptors of older rules."""
     repaired: bool = False
 
     @property

@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "8 shuffled, frozen + bias": {"mode": "frozen+bias", "bank": "greedy8", "shuffle": True},
     "DoG initialisation": {"mode": "dog-init"},
 }
-"""What is compared; all but the kernels is the same."""
+"""The variants, which differ only in their kernels."""
 COLUMNS = ("way", "images", "seed", "epochs", "top1", "loss", "seconds")
 
 

@@ -91,7 +91,7 @@ def check(cur: Cursor, choice: Choice) -> int:
         return 0
     numbers = classifiers(cur)
     if choice.classifier not in numbers:
-        raise not_found("classifier", choice.classifier, numbers, advice="Tell kernels into classes: filterdb classify.")
+        raise not_found("classifier", choice.classifier, numbers, advice="Classify kernels first: filterdb classify.")
     return numbers[choice.classifier]
 
 
@@ -302,7 +302,7 @@ def facts(cur: Cursor, n: int) -> dict[str, Any]:
     names = [column[0] for column in cur.description or []]
     row = cur.fetchone()
     if row is None:
-        raise NotFound("This filter was just replaced: its model was ingested again. Load the page again.")
+        raise NotFound("This filter was just replaced: its model was ingested again. Reload the page.")
     return dict(zip(names, row, strict=True))
 
 

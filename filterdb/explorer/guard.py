@@ -36,12 +36,12 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
             # a link from elsewhere is welcome; a foreign page that loads ours by the thousand, as pictures say, is not
-            return await _answer(send, 403, "This page cannot be a part of another site's.")
+            return await _answer(send, 403, "This page cannot be embedded in another site.")
         if self._token is None:
             host = headers.get("host", "")
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if name not in self._hosts:
-                return await _answer(send, 421, "This page answers on this machine only: open it as http://127.0.0.1.")
+                return await _answer(send, 421, "The explorer serves this machine only. Open it as http://127.0.0.1.")
         else:
             pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             given = [value for name, value in pairs if name == "token"]
@@ -54,7 +54,7 @@ class Guard:
                 kept = f"{cookie}={self._token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={COOKIE_DAYS * 86400}"
                 return await _answer(send, 303, "", [("location", target), ("set-cookie", kept)])
             if not self._right(_cookie(headers.get("cookie", ""), cookie)):
-                return await _answer(send, 401, "A token is needed: open the address that filterdb serve printed.")
+                return await _answer(send, 401, "A token is needed. Open the address that filterdb serve printed.")
 
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":

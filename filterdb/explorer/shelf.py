@@ -136,7 +136,7 @@ class Shelf:
                     break
         except (FilterdbError, duckdb.Error, OSError) as error:
             logging.getLogger("filterdb").exception("the explorer's shelf cannot be filled")
-            self._tell(problems=(f"The pages lag behind: {' '.join(str(error).split())}",))
+            self._tell(problems=(f"The pages are not up to date: {' '.join(str(error).split())}",))
         finally:
             self._settled.set()
 

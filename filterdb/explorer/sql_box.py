@@ -68,7 +68,7 @@ class SqlBox:
             QueryError: it does not parse or run, would write, takes longer than the limit, or too many run at once.
         """
         if not self._free.acquire(timeout=1.0):
-            raise QueryError(f"{AT_ONCE} queries are running, and no more run at once. Try again in a moment.")
+            raise QueryError(f"{AT_ONCE} queries are already running. Try again in a moment.")
         running = _Running()
         future: Future[Result] = self._pool.submit(self._answer, ask, rows, running)
         try:

@@ -45,6 +45,11 @@ class Group(Examples, TyperGroup):
         """``filterdb`` alone is ``filterdb --help``."""
         return super().parse_args(ctx, args or ["--help"] * self.no_args_is_help)
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of work; those of a group as they were written."""
+        order = [name for names in SECTIONS.values() for name in names]
+        return sorted(self.commands, key=order.index) if {*order} == {*self.commands} else list(self.commands)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """A section for each kind of work; all columns start at the same place."""
         sections = SECTIONS if ctx.parent is None else {"Commands": tuple(self.commands)}

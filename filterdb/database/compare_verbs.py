@@ -66,7 +66,7 @@ class CompareVerbs(SqlVerbs):
             progress: called with what is being done, how much of it is done, and how much there is.
 
         Returns:
-            A ``Comparison``; ``to_dict()`` gives plain values. All numbers are of non-constant kernels, centred and of unit length.
+            A ``Comparison``; ``to_dict()`` gives plain values. Numbers are of non-constant kernels, centred and of unit length.
 
         Raises:
             NotFound: no model, group or size of that name; the message lists near misses.

@@ -71,7 +71,5 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except (OSError, OverflowError) as error:
         said = getattr(error, "strerror", None) or error
-        raise InvalidArgument(
-            f"Cannot listen on {host} port {port}: {said}. Choose another with --host or --port."
-        ) from error
+        raise InvalidArgument(f"Cannot listen on {host} port {port}: {said}. Choose another with --host or --port.") from error
     return listening

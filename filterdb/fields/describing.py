@@ -67,7 +67,7 @@ class GroupDescription:
     orders: list[Row]
     """Of the differential filters: derivative_order, direction (to the nearest 45 degrees; null if isotropic), filters."""
     numbers: Row
-    """Means of the descriptors over the living filters."""
+    """Means of the descriptors over the non-constant filters."""
     nearest: list[Row]
     """template, label, filters, percent, mean_similarity."""
     families: list[Row]

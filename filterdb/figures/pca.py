@@ -1,4 +1,4 @@
-"""Kernels as points on their principal components, in two or three dimensions, with kernels that stand for their places."""
+"""Kernels as points on their principal components, in two or three dimensions, with example kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be chosen of a replacement: which template a kernel becomes, and what is repaired afterwards."""
+"""The options of a replacement: the matching of templates, and the repairs after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MATCHES = ("weights", "inputs")
 
 @dataclass(frozen=True)
 class Matching:
-    """Which template for which kernel."""
+    """How templates are chosen for kernels."""
 
     match: By = "weights"
     """Templates by the "weights", exactly as ``nearest`` finds them, or by what the layers see of the images: "inputs"."""
@@ -26,7 +26,7 @@ class Matching:
     """What becomes of kernels of sizes that the bank lacks: "none" leaves them, "formula" takes the bank at their size by its
     formula, "crop" the centre crop of its templates for smaller kernels."""
     mix: float = 0.0
-    """Kernels of whose energy one template keeps less than this share become mixtures of two templates."""
+    """A kernel becomes a mixture of two templates if one template keeps less than this share of its energy."""
 
     def __post_init__(self) -> None:
         if self.match not in MATCHES:
@@ -40,7 +40,7 @@ class Matching:
 
 @dataclass(frozen=True)
 class Repair:
-    """What is repaired after kernels were replaced, on unlabelled images. Nothing of it is training."""
+    """The repairs after a replacement, on unlabelled images. None of them is training."""
 
     recalibrate: bool = False
     """Re-estimate the statistics of batch normalisations."""

@@ -2,7 +2,7 @@
 
 A kernel of k_h x k_w taps is a row of d = k_h * k_w numbers, row-major, as torch stores it. Centred and scaled to unit length it
 lies on the unit sphere of the hyperplane 1'r = 0; the Pearson correlation of two kernels is the inner product of these points.
-Nearest template, similarity, clustering and replacement all stand on this file.
+Nearest template, similarity, clustering and replacement all use this file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A frozen basis for kernels: principal components by one streamed pass, histograms of coefficients, and how far two lie apart.
+"""A frozen PCA basis for kernels: components by one streamed pass, histograms of coefficients, and the distance of two.
 
 Kernels are centred and scaled to unit length first, as everywhere in filterdb: the gain and the offset of a kernel belong to the
 layers around it (normalisation, pointwise), every kernel counts the same, and classes, neighbours and components all speak of
@@ -39,9 +39,9 @@ class Basis:
     kernel_h: int
     kernel_w: int
     kernels: int
-    """Living kernels that it was made of."""
+    """Non-constant kernels that it was made of."""
     dead: int
-    """Constant kernels, which have no direction and were left out."""
+    """Constant kernels, which have no direction and were excluded."""
     models: Sequence[str]
     """Whose kernels these were."""
     mean: NDArray[np.float64]

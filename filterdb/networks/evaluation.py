@@ -1,4 +1,4 @@
-"""How well a network does on images: accuracy and loss on their labels, and how near it stays to the network it was made from.
+"""Evaluation of a network on images: accuracy and loss on labels, and agreement with the original network.
 
 Shares are in [0, 1]. The rank of the right class is counted, ties by the class's number, and sums are made in float64, so the
 numbers are the same whatever the batch size, the number of workers, or the order in which a device sorts.
@@ -28,7 +28,7 @@ TOP5_FROM = 6
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out. None where it has no meaning; ``notes`` say why."""
+    """The results. Undefined ones are None, and ``notes`` say why."""
 
     top1: float | None
     """Share of the images whose class has the largest logit."""

@@ -1,4 +1,4 @@
-"""From what a user types to a network that runs."""
+"""Loads the network that a source names."""
 
 from __future__ import annotations
 

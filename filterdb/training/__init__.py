@@ -1,6 +1,6 @@
-"""Training networks whose depthwise kernels are frozen, or come from a bank: timm's parts in one plain loop.
+"""Training networks with depthwise kernels that are frozen or come from a bank: one plain loop with timm's parts.
 
-settings          what may be chosen, and the recipes of ``data/training``
+settings          the settings, and the recipes of ``data/training``
 modes             the network: its architecture, where its kernels come from, what of them stays frozen
 initialise        depthwise kernels started from a bank
 data              batches, the same for the same seed

@@ -1,4 +1,4 @@
-"""What may be chosen of a training. The words are timm's where timm has them."""
+"""The settings of a training. Names are timm's where timm has them."""
 
 from __future__ import annotations
 

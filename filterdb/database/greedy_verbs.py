@@ -64,7 +64,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
                 which is fast on a CPU. Take more on a GPU.
             device: as for ``evaluate``.
             keep: False stores nothing.
-            progress: called with what is being done, candidates done, and candidates in all.
+            progress: called with the current step, the candidates done, and the total.
 
         Returns:
             The curve (``steps``), the order of the drops, the ``elbow``, and ``bank(count)``, the templates that were left last.

@@ -17,7 +17,7 @@ class Matching:
     """How templates are chosen for kernels."""
 
     match: By = "weights"
-    """Templates by the "weights", exactly as ``nearest`` finds them, or by what the layers see of the images: "inputs"."""
+    """Templates by the "weights", exactly as ``nearest`` finds them, or by the inputs of the layers on images: "inputs"."""
     signed: bool = False
     """Only positive gains."""
     layers: str | Sequence[str] | None = None
@@ -34,7 +34,7 @@ class Matching:
 
     @classmethod
     def of(cls, matching: By | Matching | None) -> Matching:
-        """What a verb was given, as ``Matching``; a single word is ``match``."""
+        """The argument of a method, as ``Matching``; a single word is ``match``."""
         return cls() if matching is None else matching if isinstance(matching, Matching) else cls(matching)
 
 
@@ -52,7 +52,7 @@ class Repair:
 
     @classmethod
     def of(cls, repair: str | Iterable[str] | Repair | None) -> Repair:
-        """What a verb was given, as ``Repair``: itself, or the names of its fields.
+        """The argument of a method, as ``Repair``: itself, or the names of its fields.
 
         Raises:
             NotFound: no repair of that name.

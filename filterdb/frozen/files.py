@@ -50,7 +50,7 @@ def freeze_file(
         out: the file to write, of the same format; it is there whole or not at all.
         plan: which bank for which layer.
         architecture: a timm name, for a file whose shapes alone are misleading.
-        progress: told layers done and in all.
+        progress: called with the layers done and the total.
 
     Raises:
         SourceError: a file that cannot be read safely, or without depthwise kernels.

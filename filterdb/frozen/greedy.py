@@ -213,7 +213,7 @@ def search(
         state: an empty one, or that of a search of the same which was interrupted; it continues as if nothing had happened.
         stop: templates to leave.
         keep: called when there is something to keep, every ``KEEP_SECONDS`` at most.
-        progress: called with what is being done, candidates done, and candidates in all.
+        progress: called with the current step, the candidates done, and the total.
     """
     whole = len(ranking.there)
     for template in state.dropped:

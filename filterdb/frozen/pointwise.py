@@ -99,7 +99,7 @@ def solve_pointwise(
         batches: images as the network takes them.
         ridge: the penalty on changes of the weights.
         seed: of the positions that are looked at.
-        progress: told layers done and in all.
+        progress: called with the layers done and the total.
 
     Returns:
         The names of the pointwise layers.

@@ -118,7 +118,7 @@ class OnImages:
             lazy: take what losing a template cost when it was last tried for a lower bound of what it costs now, and try only
                 candidates that may win by it. That is exact where losses can but grow as the bank shrinks, as they do for energy;
                 accuracy only tends to.
-            device: torch's; by default where the network is, or the GPU where there is one.
+            device: torch device; by default the network's, or the GPU if there is one.
             remembered: bytes.
         """
         self.network, self.pool, self.objective, self.inputs = network, pool, objective, inputs

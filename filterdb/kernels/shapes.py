@@ -1,4 +1,4 @@
-"""The shapes that trained depthwise kernels take, each a family of ideal kernels, and how well a kernel fits each of them.
+"""The shapes of trained depthwise kernels, each a family of ideal kernels, and the fit of a kernel to each of them.
 
 The names are the classes of Babaiee et al., ICLR 2024. A family is a grid over scale, aspect and, where the shape needs it, form:
 a centre may be a Gaussian or a difference of two, a first derivative central or half a pixel off. How well a kernel fits a shape

@@ -77,10 +77,10 @@ def evaluate(
         original: what to compare with: a network, or its logits (n, classes) as ``logits`` gives them.
         batch_size: images at a time.
         workers: processes that decode images; 0 for this one.
-        device: torch's; by default where the network is, or the GPU where there is one.
+        device: torch device; by default the network's, or the GPU if there is one.
         amp: autocast: bfloat16, or float16 on GPUs without it.
         channels_last: the memory layout that convolutions like on GPUs and many CPUs.
-        progress: called with what is being done, how many images are done, and how many there are.
+        progress: called with the current step, the images done, and the total.
 
     Raises:
         DataError: broken images, or no labels.

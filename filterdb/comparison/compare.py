@@ -143,7 +143,7 @@ def compare(
     first, second, notes = _apart(first.at(*pair), second.at(*pair))
     for side in (first, second):
         if side.left_out:
-            notes.append(f"{side.what}: {side.left_out} earlier checkpoints of training runs are left out.")
+            notes.append(f"{side.what}: {side.left_out} earlier checkpoints of training runs are excluded.")
     if classifier is None:
         tells = _classifier(view, classes, first, second, pair, notes)
     else:
@@ -197,9 +197,9 @@ def _apart(a: Selection, b: Selection) -> tuple[Selection, Selection, list[str]]
         if side.own is None and not own <= other
     }
     if not losers:
-        return a, b, ["A and B are the same models: every kernel has itself for a match."]
+        return a, b, ["A and B are the same models: every kernel matches itself."]
     what = f"{', '.join(sorted(shared)[:3])}{f' and {len(shared) - 3} more' if len(shared) > 3 else ''}"
-    note = f"In both A and B, and left out of {' and '.join(losers)}: {what}."
+    note = f"In both A and B, and excluded from {' and '.join(losers)}: {what}."
     return losers.get("A", a), losers.get("B", b), [note]
 
 
@@ -218,7 +218,7 @@ def _basis(
         if count > GROWN * (found.kernels + found.dead):
             notes.append(
                 f"The basis {name} was made of {found.kernels:,} kernels and there are {count:,} now. --new-basis makes it "
-                "anew; shifts measured before are then not comparable."
+                "again, but shifts measured before are then not comparable."
             )
         return found
     writable()

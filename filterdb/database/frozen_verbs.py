@@ -226,7 +226,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         if looks and data is None:
             raise InvalidArgument("Images are needed to match by inputs and to repair. Name some with data.")
         if not looks and data is not None:
-            raise InvalidArgument("Nothing looks at the images of data: ask for a repair, or leave data out.")
+            raise InvalidArgument("The images of data are not used: ask for a repair, or leave data out.")
         wanted = device or ("cuda" if torch.cuda.is_available() and looks else "cpu")
         where = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
         batches = [] if data is None else _batches(data, network.preprocessing, wanted, progress)

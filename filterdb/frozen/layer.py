@@ -213,7 +213,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
         kind = type(conv).__name__
         same = kind in ("Conv2dSame", "Conv2dSameExport")
         if not (same or isinstance(conv, cls) or type(conv).forward is nn.Conv2d.forward):
-            raise InvalidArgument(f"{kind} computes in its own way what a frozen layer cannot: leave it out.")
+            raise InvalidArgument(f"{kind} has its own forward, which a frozen layer cannot reproduce. Exclude it.")
         if not conv.groups == conv.in_channels > 1:
             raise InvalidArgument(
                 f"{kind} has {conv.groups} groups for {conv.in_channels} channels: only depthwise layers freeze."

@@ -53,7 +53,7 @@ def uniform_codes(name: str, classifier: Classifier, count: int | None, version:
         names, how = [f"centre_{number}" for number in range(there)], f"the {there} centres"
     else:
         if count is None:
-            raise InvalidArgument("How many codes of the classifier? The paper took 10, 25, 50 and 100. Give count.")
+            raise InvalidArgument("The number of codes is missing. Give count. The paper took 10, 25, 50 and 100.")
         _check_count(count)
         from filterdb.clusters.autoencoder import decode
 

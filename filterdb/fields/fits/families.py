@@ -125,7 +125,7 @@ def meaningless(family: Family, kernel_h: int, kernel_w: int) -> str | None:
     if min(kernel_h, kernel_w) < 3:
         return f"a strip has no second dimension to scale in ({size})"
     if family.parameters > kernel_h * kernel_w - 2:
-        return f"{family.parameters} parameters for {kernel_h * kernel_w} taps fit anything ({size})"
+        return f"{family.parameters} parameters are too many for {kernel_h * kernel_w} taps ({size})"
     return None
 
 

@@ -1,7 +1,7 @@
 """Banks: named templates to compare kernels with, those that ship and those of the user.
 
-A shipped bank is a formula, evaluated at the requested kernel size. Its numbers are in ``data/banks``. Templates are arrays in the
-order of torch weights: row 0 on top, column 0 on the left.
+A shipped bank is a formula, evaluated at the requested kernel size. Its numbers are in ``data/banks``. Templates have the order
+of torch weights: row 0 on top, column 0 on the left.
 """
 
 from __future__ import annotations

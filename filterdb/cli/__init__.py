@@ -11,7 +11,7 @@ import threading
 
 GRACE = 3.0
 """Seconds that a library gets to notice Ctrl-C. After that the process ends, which is always safe."""
-INTERRUPTED = "filterdb: interrupted; what was stored before stays, nothing is half done."
+INTERRUPTED = "filterdb: interrupted. Everything stored before is kept, and nothing is incomplete."
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def basis(taps: int) -> NDArray[np.float64]:
 
 
 def decode(weights: Mapping[str, NDArray[np.float32]], codes: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The centred unit kernels that codes in [0, 1] stand for, (n, taps) from (n,). In numpy, so that classification needs no torch."""
+    """The centred unit kernels decoded from codes in [0, 1], (n, taps) from (n,). In numpy: classification needs no torch."""
     x = np.asarray(codes, np.float64)[:, None]
     last = len(WIDTHS)
     for i in range(last + 1):

@@ -29,7 +29,7 @@ BATCHES = 250
 BATCH = (32, 1024)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (0 where unknown)."""
+"""Called with the current step, the amount done, and the total (0 if unknown)."""
 
 
 def default_threshold(kernel_h: int, kernel_w: int) -> float:
@@ -119,7 +119,7 @@ def train(
         name: of the classifier.
         size: kernel size.
         models: the models that the kernels are of, to be remembered.
-        device: torch's; by default the GPU where there is one.
+        device: torch device; by default the GPU if there is one.
         state_file: what an interrupted training resumes from.
         progress: gets the progress.
         how: fields of ``Clustering``.

@@ -32,7 +32,7 @@ class ClusterVerbs(SqlVerbs):
             models: train on these only: a name, a glob, or several. Default: all, of a training run only the last checkpoint.
             name: of the classifier; one of that name is replaced. Default: method, size and seed.
             classify: False leaves the table ``classes`` alone; see ``classify``.
-            progress: called with what is being done, how much of it is done, and how much there is.
+            progress: called with the current step, the amount done, and the total.
             settings: method ("autoencoder", "kmeans"), seed, epochs, restarts, threshold, device, and for k-means classes and
                 scaling; see ``filterdb.clusters.make.train``. An interrupted call is resumed.
 

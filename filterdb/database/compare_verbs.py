@@ -63,10 +63,10 @@ class CompareVerbs(SqlVerbs):
                 ``pca-`` and the size. Shifts on the same basis are comparable, also after the database has grown.
             new_basis: make it anew, of the database as it is now.
             novel: number of kernels of A to list, those with the weakest best match in B. 0 skips the search.
-            progress: called with what is being done, how much of it is done, and how much there is.
+            progress: called with the current step, the amount done, and the total.
 
         Returns:
-            A ``Comparison``; ``to_dict()`` gives plain values. All numbers are of non-constant kernels, centred and of unit length.
+            A ``Comparison``; ``to_dict()`` gives plain values. Numbers are of non-constant kernels, centred and of unit length.
 
         Raises:
             NotFound: no model, group or size of that name; the message lists near misses.

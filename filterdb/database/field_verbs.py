@@ -56,8 +56,8 @@ class FieldVerbs(SqlVerbs, BankVerbs):
             family: only these families (``filterdb.fields.fits.FAMILIES``); those fitted before stay. Default: all that have a
                 meaning for the size.
             again: also fit kernels that were fitted before.
-            device: torch's; by default the GPU where there is one.
-            progress: called with what is being done, how many kernels are done, and how many there are. An interrupted call
+            device: torch device; by default the GPU if there is one.
+            progress: called with the current step, the kernels done, and the total. An interrupted call
                 keeps every model that was done.
 
         Returns:

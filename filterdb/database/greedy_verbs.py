@@ -64,7 +64,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
                 which is fast on a CPU. Take more on a GPU.
             device: as for ``evaluate``.
             keep: False stores nothing.
-            progress: called with what is being done, candidates done, and candidates in all.
+            progress: called with the current step, the candidates done, and the total.
 
         Returns:
             The curve (``steps``), the order of the drops, the ``elbow``, and ``bank(count)``, the templates that were left last.
@@ -171,7 +171,7 @@ def _check(bank: Bank, search: Search, matching: Matching, objective: str, model
     if isinstance(stop, bool) or not isinstance(stop, int) or not 1 <= stop < len(bank):
         raise InvalidArgument(f"stop says how many of the {len(bank)} templates to leave: 1 to {len(bank) - 1}, got {stop!r}.")
     if (model is None) == (models is None):
-        raise InvalidArgument("Whose kernels? Give a model, or with models the names of models in the database: one of the two.")
+        raise InvalidArgument("No kernels are chosen. Give either a model, or with models the names of models in the database.")
     if objective != "energy":
         if models is not None:
             raise InvalidArgument(f"The objective {objective} runs a network, and the database has kernels alone. Give a model.")

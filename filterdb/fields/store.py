@@ -1,4 +1,4 @@
-"""What is known of each filter as a receptive field: the tables ``descriptors`` and ``fits``.
+"""The tables ``descriptors`` and ``fits``, with rows for each filter.
 
 Descriptors are made at ingest, just before their model becomes visible; fits when they are asked for. Both are made by rules of a
 version, so that rows of older rules are no longer found and are made anew.

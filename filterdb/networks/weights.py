@@ -1,4 +1,4 @@
-"""The state dict of a checkpoint file, whole, read without executing anything of it."""
+"""The whole state dict of a checkpoint file, read without executing any of its code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources: everything that holds trained depthwise kernels, each turned into layers and a reader of their weights.
+"""Sources: everything that holds trained depthwise kernels, read as layers and their weights.
 
     timm:NAME[.TAG]  timm:convnextv2_*       timm's pretrained models, and globs over them
     hf:OWNER/NAME[@REVISION][/FILE]          a repository on the Hugging Face hub, or one file of it

@@ -1,4 +1,4 @@
-"""A checkpoint and, where it is known, its network, put together into a model."""
+"""Assembles a model from a checkpoint and, where it is known, its network."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def assemble(
 
 
 def refuse_empty(layers: Sequence[Layer], skipped: Sequence[Skipped], what: str) -> None:
-    """Raise where there is nothing to store, and say what was left out."""
+    """Raise if there is nothing to store, and name the skipped layers."""
     if not layers:
         left = "".join(f"; left out {len(s.names)}: {s.reason}" for s in skipped)
         raise SourceError(f"{what} holds no depthwise kernels larger than 1x1{left}. There is nothing to store.")

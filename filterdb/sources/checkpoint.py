@@ -1,6 +1,6 @@
 """Checkpoints that torch wrote (.pth, .pt, .bin, .tar, .ckpt): loaded as weights only, memory mapped where the format allows.
 
-Nothing of a checkpoint is ever executed. A file that needs code to be unpickled is refused by the name of what it needs.
+No code of a checkpoint is ever executed. A file that needs code to be unpickled is refused, with the name of that code.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _load(path: Path, what: str, mapped: bool) -> Any:
     warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a stranger's bytes make torch raise anything at all
+    except Exception as error:  # torch can raise anything on untrusted bytes
         needs = _NEEDS.search(str(error))
         if needs:
             raise SourceError(

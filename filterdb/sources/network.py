@@ -1,4 +1,4 @@
-"""Networks of a known architecture, built without weights, and their layers matched with the keys of a checkpoint."""
+"""Networks of a known architecture, built without weights, with their layers matched to the keys of a checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
     try:
         with torch.device("meta"), _unfilled():
             module = timm.create_model(architecture, pretrained=False, **args)
-    except Exception as error:  # whatever timm's constructors make of wrong arguments
+    except Exception as error:  # timm's constructors can raise anything on wrong arguments
         given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "its own arguments"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidArgument(f"timm cannot build {architecture} with {given}: {reason}. Fix architecture_args.") from error

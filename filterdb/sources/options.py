@@ -1,4 +1,4 @@
-"""The words in which a source is asked for: options in, pending models out."""
+"""The options of a source, and the models that it names before they are opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FACTS = ("dataset", "pretrain_dataset", "task", "step", "licence", "top1", "arc
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says about a source. A fact given here wins over what the source itself says."""
+    """The user's options for a source. A fact given here overrides the source's own."""
 
     name: str | None = None
     dataset: str | None = None
@@ -43,7 +43,7 @@ class Options:
             raise InvalidArgument(f'"{self.weights}" is not a choice of weights. Choose auto, ema or raw.')
 
     def facts(self, known: ModelFacts) -> ModelFacts:
-        """What is known, overridden by what the user says."""
+        """The known facts, overridden by the user's."""
         said = {name: getattr(self, name) for name in _FACTS}
         return replace(known, **{name: value for name, value in said.items() if value is not None})
 
@@ -59,7 +59,7 @@ class Pending:
     """A model that was named and not yet opened."""
 
     source: str
-    """The source as one would type it: ``timm:convnextv2_atto.fcmae_ft_in1k``."""
+    """The source as a user types it: ``timm:convnextv2_atto.fcmae_ft_in1k``."""
     name: str | None
     """The model's name, where it is known before opening."""
     open: Callable[[Progress | None], contextlib.AbstractContextManager[Model]]

@@ -1,4 +1,4 @@
-"""What models, layers and filters are: their types, ids and tables. Other tables are in the rooms that fill them."""
+"""Models, layers and filters: their types, ids and tables. Other tables are in the rooms that fill them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Tensors or layers that looked like candidates and were left out, with the reason."""
+    """Tensors or layers that looked like candidates and were skipped, with the reason."""
 
     reason: str
     names: tuple[str, ...]

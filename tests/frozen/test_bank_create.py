@@ -247,7 +247,7 @@ def test_the_way_must_be_one_and_its_options_its_own(filled: Database) -> None:
     with pytest.raises(BankError, match="ships with filterdb"):
         filled.create_bank("greedy8", kmeans=2, size=7)
     filled.import_classifier("small-nets-7x7")
-    with pytest.raises(InvalidArgument, match="How many codes"):
+    with pytest.raises(InvalidArgument, match="number of codes is missing"):
         filled.create_bank("x", classifier="small-nets-7x7")
 
 

@@ -615,7 +615,7 @@ def test_refusals_are_one_line_and_leave_nothing(db, images, tmp_path):
         ((net,), {"search": Search(stop=0)}, InvalidArgument, "1 to 3, got 0"),
         ((net,), {"matching": Matching(layers="four")}, NotFound, 'No depthwise layer "four"'),
         ((net,), {"models": "net"}, InvalidArgument, "one of the two"),
-        ((), {}, InvalidArgument, "Whose kernels"),
+        ((), {}, InvalidArgument, "No kernels are chosen"),
         ((), {"models": "net", "objective": "kl", "data": images}, InvalidArgument, "the database has kernels alone"),
         (("timm:convnext_*",), {}, InvalidArgument, "stands for"),
     ]  # fmt: skip

@@ -175,7 +175,7 @@ class Database(
             self._fields.tidy(self._models.snapshot())
         collections = (
             self._models, self._banks.collection, self._classes.classifiers, self._classes.classes.collection,
-            self._fields.descriptors.collection, self._fields.fits.collection, self._bases.collection,
-            self._runs.collection,
+            self._fields.descriptors.collection, self._fields.fits.collection, self._fields.regular.collection,
+            self._bases.collection, self._runs.collection,
         )  # fmt: skip
         return sum(collection.vacuum() for collection in collections if collection.exists())

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
+from filterdb.fields.regular import regular_tables
 from filterdb.fields.store import FieldStore, descriptor_table
 from filterdb.kernels import moments
 from filterdb.kernels.sizes import Pair, size_name
@@ -28,6 +29,8 @@ from filterdb.store.schema import Layer, Model, ModelFacts
 
 DESCRIBED = 4096
 """Kernels that are described in one task. Most layers have fewer; NumPy's calls would cost more than its arithmetic."""
+
+NO_ORDINARY = "no kernels of ordinary convolutions: there are none, or they are not read from files of this format"
 
 Status = Literal["ingested", "replaced", "skipped", "failed"]
 
@@ -124,7 +127,7 @@ def ingest(
     stop = Event()
     with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="ingest") as pool:
         futures = {
-            pool.submit(_ingest_one, models, field_store, pending, names, stop, skip_existing, reporter): i
+            pool.submit(_ingest_one, models, field_store, pending, options, names, stop, skip_existing, reporter): i
             for i, pending in queue
         }
         waiting = set(futures)
@@ -164,6 +167,7 @@ def _ingest_one(
     models: Collection,
     field_store: FieldStore,
     pending: Pending,
+    options: Options,
     names: _Names,
     stop: Event,
     skip_existing: bool,
@@ -186,14 +190,15 @@ def _ingest_one(
         with pending.open(progress) as model:
             name = model.name
             skipped = [describe_skipped(item.reason, item.names) for item in model.skipped]
-            if not model.layers:
+            if not model.layers and not model.regular:
                 found = f" Left out: {'; '.join(skipped)}." if skipped else ""
                 raise SourceError(f"{pending.source} has no depthwise kernels larger than 1x1.{found}")
             names.claim(name, pending.source)  # only now: a source that cannot be read must not stand in another's way
-            status = store(models, field_store, model, skipped)
+            status = store(models, field_store, model, skipped, options.regular)
             return Outcome(
                 pending.source, name, status, len(model.layers), sum(layer.out_channels for layer in model.layers),
-                model.facts.bytes_read, time.perf_counter() - started, skipped, list(model.notes),
+                model.facts.bytes_read, time.perf_counter() - started, skipped,
+                [*model.notes, NO_ORDINARY] if options.ordinary and not model.regular else list(model.notes),
             )  # fmt: skip
     except FilterdbError as error:
         return Outcome(pending.source, name, "failed", seconds=time.perf_counter() - started, error=" ".join(str(error).split()))
@@ -210,8 +215,14 @@ def describe_skipped(reason: str, names: Sequence[str]) -> str:
     return f"{len(names)} x {reason} ({shown})"
 
 
-def store(models: Collection, field_store: FieldStore, model: Model, skipped: Sequence[str] = ()) -> Status:
-    """Store one model and its descriptors, replacing it where it was there. Visible in one step, or not at all."""
+def store(
+    models: Collection, field_store: FieldStore, model: Model, skipped: Sequence[str] = (), regular: int = 0
+) -> Status:  # fmt: skip
+    """Store one model and its descriptors, replacing it where it was there. Visible in one step, or not at all.
+
+    Args:
+        regular: how many kernels of the model's ordinary convolutions to draw.
+    """
     count = sum(layer.out_channels for layer in model.layers)
     digest = hashlib.sha256()
     with models.stage() as stage, ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="describe") as pool:
@@ -226,6 +237,8 @@ def store(models: Collection, field_store: FieldStore, model: Model, skipped: Se
         }  # fmt: skip
         stage.write("models", [pa.Table.from_pylist([row], schema.MODELS)], schema.MODELS)
         field_store.put_descriptors(model.name, stage.edition, _row_groups(described))
+        if model.regular:
+            field_store.put_regular(model.name, stage.edition, regular_tables(model, regular))
         replaced = stage.commit(model.name)
     return "replaced" if replaced else "ingested"
 

@@ -64,7 +64,8 @@ def verify(
     owners: dict[int, str] = {}
     checks: list[tuple[Collection, Check]] = [
         (models, lambda tables: _check_model(tables, owners)), (banks, _check_bank),
-        (classes.classifiers, _check_classifier), *((one.collection, _check_derived) for one in (classes.classes, fields.fits)),
+        (classes.classifiers, _check_classifier),
+        *((one.collection, _check_derived) for one in (classes.classes, fields.fits, fields.regular)),
         (fields.descriptors.collection, _check_derived), (bases, _check_basis), (runs, run_problems),
     ]  # fmt: skip
     snapshots = [(collection, check, collection.snapshot()) for collection, check in checks]

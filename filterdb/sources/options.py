@@ -37,10 +37,21 @@ class Options:
     """Which of two weight sets in one file: "auto" takes the moving average (EMA) where there is one."""
     pointwise: bool = False
     """Store 1x1 depthwise layers too."""
+    stem: bool = False
+    """Store all kernels of the first ordinary convolution too, in the table ``regular``."""
+    regular: int = 0
+    """So many kernels of the other ordinary convolutions, drawn evenly from their layers, in the table ``regular``."""
 
     def __post_init__(self) -> None:
         if self.weights not in ("auto", "ema", "raw"):
             raise InvalidArgument(f'"{self.weights}" is not a choice of weights. Choose auto, ema or raw.')
+        if self.regular < 0:
+            raise InvalidArgument(f"regular = {self.regular}: give a number of kernels, or 0 for none.")
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether kernels of ordinary convolutions are wanted."""
+        return self.stem or self.regular > 0
 
     def facts(self, known: ModelFacts) -> ModelFacts:
         """The known facts, overridden by the user's."""

@@ -171,7 +171,7 @@ def _check(bank: Bank, search: Search, matching: Matching, objective: str, model
     if isinstance(stop, bool) or not isinstance(stop, int) or not 1 <= stop < len(bank):
         raise InvalidArgument(f"stop says how many of the {len(bank)} templates to leave: 1 to {len(bank) - 1}, got {stop!r}.")
     if (model is None) == (models is None):
-        raise InvalidArgument("No kernels are chosen. Give either a model, or with models the names of models in the database.")
+        raise InvalidArgument("Give one of the two: a model, or with models the names of models in the database.")
     if objective != "energy":
         if models is not None:
             raise InvalidArgument(f"The objective {objective} runs a network, and the database has kernels alone. Give a model.")

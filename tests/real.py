@@ -35,4 +35,4 @@ def each(entries: list[dict[str, Any]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("entry", entries or [absent], ids=lambda entry: entry["file"])
 
 
-REFUSED = {".tflite": "not supported", "fastvit_food101_192.pth.tar": "argparse.Namespace"}
+REFUSED = {".tflite": "not supported"}

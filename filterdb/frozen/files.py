@@ -25,6 +25,7 @@ from filterdb.frozen.plan import Plan
 from filterdb.frozen.replace import Replacement, by_weights, replacement, report_of
 from filterdb.frozen.report import Report
 from filterdb.sources.assemble import UNKNOWN, kernels, locate
+from filterdb.sources.computed import Computed
 from filterdb.sources.local import kind_of, named_network
 from filterdb.sources.options import Options
 from filterdb.store.schema import Layer
@@ -59,6 +60,8 @@ def freeze_file(
     """
     path, out, what = Path(path), Path(out), Path(path).name
     kind = kind_of(path, what)
+    if kind == "index":
+        raise SourceError(f"{what} is the index of a sharded checkpoint. Freeze its shards, one by one.")
     check_out(path, out, kind)
     # architectures in filterdb have the keys of their files, and need no renaming
     options = Options(architecture=None if architecture in OWN else architecture)
@@ -157,11 +160,20 @@ class _File(ABC):
                 if not word:
                     raise
                 continue
+            self._refuse_computed(found.layers, found.leaves)
             fresh = [(layer, leaf) for layer, leaf in zip(found.layers, found.leaves, strict=True) if id(leaf) not in seen]
             seen.update(id(leaf) for leaf in found.leaves)
             if fresh:
                 layers, leaves = [layer for layer, _ in fresh], [leaf for _, leaf in fresh]
                 yield word, layers, leaves, list(kernels(checkpoint.read(leaves), layers, self.what)), found.notes
+
+    def _refuse_computed(self, layers: Sequence[Layer], leaves: Sequence[Any]) -> None:
+        for layer, leaf in zip(layers, leaves, strict=True):
+            if isinstance(leaf, Computed):
+                raise SourceError(
+                    f"{self.what}: the weights of {layer.name} are not stored as such ({leaf.how}), so they cannot be replaced "
+                    "in the file. Save the network with plain weights first (torch.nn.utils.parametrize.remove_parametrizations)."
+                )
 
 
 class _Safetensors(_File):
@@ -211,9 +223,9 @@ class _Torch(_File):
     """The whole of what was pickled, with the kernels changed in place, so that what shares memory goes on sharing it."""
 
     def sets(self) -> Iterator[Set]:
-        from filterdb.sources.checkpoint import TorchCheckpoint
+        from filterdb.sources.held import HeldCheckpoint
 
-        self._read = TorchCheckpoint(self.path, self.what, writable=True)
+        self._read = HeldCheckpoint(self.path, self.what)
         yield from self._sets_of(self._read)
 
     def dtype(self, leaf: Any) -> str:

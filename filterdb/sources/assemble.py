@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
+from filterdb.sources import computed
 from filterdb.sources import layers as read_layers
 from filterdb.sources import regular as ordinary_layers
+from filterdb.sources.effective import effective
 from filterdb.sources.network import Network, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
@@ -57,6 +59,7 @@ class Located:
 def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Network | None = None) -> Located:
     """Where the depthwise kernels are in what a checkpoint holds. ``what`` is the source in the words of an error message."""
     state, notes = unwrap(tree, options.weights, what)
+    state, uncomputed = effective(state)
     if empty := next((key for key, leaf in state.items() if len(leaf.shape) == 4 and 0 in leaf.shape), None):
         raise SourceError(
             f"{what}: {empty} has no elements, {tuple(state[empty].shape)}. Nothing was stored; give a whole checkpoint."
@@ -77,10 +80,12 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
         leaves, keyed = [state[key] for key in keys], state
         ordinary = ordinary_layers.from_shapes(state)
         notes.append(UNKNOWN)
+    skipped = [*skipped, *uncomputed]
     ordinary = [layer for layer in ordinary_layers.choose(ordinary, options) if f"{layer.name}.weight" in keyed]
     if not ordinary:
         refuse_empty(layers, skipped, what)
     regular_leaves = [keyed[f"{layer.name}.weight"] for layer in ordinary]
+    notes += computed.said([*leaves, *regular_leaves])
     named = [(layer.name, leaf) for layer, leaf in zip(layers, leaves, strict=True)]
     for one, leaf in [*named, *((layer.name, leaf) for layer, leaf in zip(ordinary, regular_leaves, strict=True))]:
         if str(leaf.dtype) not in FLOATS:
@@ -99,10 +104,10 @@ def assemble(
     if any(FLOATS[str(leaf.dtype)] == 8 for leaf in leaves):
         found.notes.append("stored as float64: precision was reduced to float32")
     facts = facts if found.params is None else replace(facts, params=found.params)
-    facts = options.facts(replace(facts, bytes_read=checkpoint.cost([*leaves, *found.regular_leaves])))
+    facts = options.facts(replace(facts, bytes_read=computed.cost(checkpoint, [*leaves, *found.regular_leaves])))
     return Model(
-        name, facts, layers, lambda: kernels(checkpoint.read(leaves), layers, what), found.skipped, found.notes, found.regular,
-        lambda: (np.asarray(one, np.float32) for one in checkpoint.read(found.regular_leaves)),
+        name, facts, layers, lambda: kernels(computed.read(checkpoint, leaves), layers, what), found.skipped, found.notes,
+        found.regular, lambda: (np.asarray(one, np.float32) for one in computed.read(checkpoint, found.regular_leaves)),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def arrays(path: Path) -> list[np.ndarray]:
             return [held.numpy()] if held.ndim == 4 and held.is_floating_point() else []
         return [array for inner in held.values() for array in walk(inner)] if isinstance(held, dict) else []
 
-    return walk(torch.load(path, map_location="cpu", weights_only=True))
+    with torch.serialization.safe_globals([Namespace]):
+        return walk(torch.load(path, map_location="cpu", weights_only=True))
 
 
 @each(manifest())

@@ -352,22 +352,27 @@ def _pop_mark(p: Pickle) -> None:
 
 @_action(b"p")
 def _put(p: Pickle) -> None:
-    p.memo[int(p.line())] = p.top()
+    _remember(p, int(p.line()))
 
 
 @_action(b"q")
 def _put_byte(p: Pickle) -> None:
-    p.memo[p.file.read(1)[0]] = p.top()
+    _remember(p, p.file.read(1)[0])
 
 
 @_action(b"r")
 def _put_long(p: Pickle) -> None:
-    p.memo[p.number(_U32)] = p.top()
+    _remember(p, p.number(_U32))
 
 
 @_action(b"\x94")
 def _memoize(p: Pickle) -> None:
-    p.memo[len(p.memo)] = p.top()
+    _remember(p, len(p.memo))
+
+
+def _remember(p: Pickle, number: int) -> None:
+    p.steps += 3
+    p.memo[number] = p.top()
 
 
 @_action(b"a")

@@ -53,7 +53,8 @@ class CompareVerbs(SqlVerbs):
         """Compare two selections of kernels: distribution shift, class proportions, the most novel kernels of the first.
 
         Args:
-            a: a model or glob, ``dataset:NAME``, ``architecture:GLOB``, ``run:NAME``, ``*`` (or ``database``) for everything,
+            a: a model or glob, ``dataset:NAME``, ``architecture:GLOB``, ``run:NAME``, ``stem:NAME`` or
+                ``regular:NAME`` (kernels of ordinary convolutions), ``*`` (or ``database``) for everything,
                 or what is not in the database: a checkpoint file, ``timm:NAME``, ``hf:REPO``, ``torchvision:NAME``, an
                 ``nn.Module``. Such kernels are read and not stored.
             b: another. Models in both are excluded from the larger one, or from both if neither contains the other.

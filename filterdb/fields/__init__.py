@@ -8,4 +8,4 @@ describing  one filter, layer or model in numbers and a sentence
 bank_fit    the program that fitted the bank greedy8
 """
 
-__all__ = ["describing", "fits", "fitting", "store"]
+__all__ = ["describing", "fits", "fitting", "regular", "store"]

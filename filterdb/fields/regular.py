@@ -26,13 +26,11 @@ def shares(sizes: Sequence[int], count: int) -> list[int]:
     [5, 2, 5]
     """
     given = [0] * len(sizes)
-    left = min(count, sum(sizes))
-    while left:
-        open_layers = [i for i, size in enumerate(sizes) if given[i] < size]
-        for place, i in enumerate(open_layers):
-            more = min(sizes[i] - given[i], -(-left // (len(open_layers) - place)))
-            given[i] += more
-            left -= more
+    left = count
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    for place, i in enumerate(order):  # what a small layer lacks is shared out among the larger ones
+        given[i] = min(sizes[i], left // (len(order) - place))
+        left -= given[i]
     return given
 
 

@@ -16,8 +16,8 @@ from filterdb.store.schema import RegularLayer
 if TYPE_CHECKING:
     from torch import nn
 
-COLOURS = 4
-"""Input channels up to which a convolution without a known place in its network may see the image."""
+COLOURS = (3, 4, 2)
+"""Input channels of a convolution that may see the image where its place in the network is unknown, the likeliest first."""
 WEIGHT = ".weight"
 
 
@@ -41,13 +41,16 @@ def from_module(network: nn.Module) -> list[RegularLayer]:
 
 
 def from_shapes(state: Mapping[str, Tensor]) -> list[RegularLayer]:
-    """The ordinary convolutions that the shapes of a state dict show. The stem is the first that can see an image."""
+    """The ordinary convolutions that the shapes of a state dict show. The stem is the first that can see an image.
+
+    Files do not keep the order of the network, so one with three input channels goes before others.
+    """
     found = [
         (key.removesuffix(WEIGHT), tuple(leaf.shape))
         for key, leaf in state.items()
         if key.endswith(WEIGHT) and _ordinary(leaf.shape)
     ]
-    stem = next((name for name, shape in found if shape[1] <= COLOURS), None)
+    stem = next((name for channels in COLOURS for name, shape in found if shape[1] == channels), None)
     return [_layer(name, shape, name == stem) for name, shape in found]
 
 

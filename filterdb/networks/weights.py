@@ -21,6 +21,8 @@ BUILDING = ("format", "filterdb", "architecture", "args", "num_classes", "prepro
 """Of the metadata that ``save`` writes, what says how the network is built."""
 TABLES = ("args", "preprocessing")
 """Of the metadata that ``save`` writes, what is JSON."""
+PROGRAMS = {"onnx": "an ONNX program", "tflite": "a TensorFlow Lite program", "keras": "a Keras model"}
+"""Kinds of files that hold networks and not state dicts."""
 
 
 @dataclass
@@ -42,8 +44,8 @@ def read(path: Path) -> Weights:
     """
     what = path.name
     kind = kind_of(path, what)
-    if kind == "onnx":
-        raise SourceError(f"{what} is an ONNX program, which is no module. Give its checkpoint (.safetensors, .pth).")
+    if kind in PROGRAMS:
+        raise SourceError(f"{what} is {PROGRAMS[kind]}, which is no module. Give its checkpoint (.safetensors, .pth).")
     if kind == "torch":
         state, notes = unwrap(TorchCheckpoint(path, what).tree, "auto", what)
         return Weights(state, {}, notes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import SourceError
 from filterdb.sources.checkpoint import TorchCheckpoint
-from filterdb.sources.local import kind_of
+from filterdb.sources.local import PROGRAMS, kind_of
 from filterdb.sources.safetensors import LocalSafetensors
 from filterdb.sources.unwrap import unwrap
 
@@ -21,8 +21,6 @@ BUILDING = ("format", "filterdb", "architecture", "args", "num_classes", "prepro
 """Of the metadata that ``save`` writes, what says how the network is built."""
 TABLES = ("args", "preprocessing")
 """Of the metadata that ``save`` writes, what is JSON."""
-PROGRAMS = {"onnx": "an ONNX program", "tflite": "a TensorFlow Lite program", "keras": "a Keras model"}
-"""Kinds of files that hold networks and not state dicts."""
 
 
 @dataclass

@@ -27,4 +27,4 @@ def manifest() -> list[dict[str, Any]]:
         return []
 
 
-REFUSED = {".tflite": "not supported", "fastvit_food101_192.pth.tar": "argparse.Namespace"}
+REFUSED = {"fastvit_food101_192.pth.tar": "argparse.Namespace"}

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
-from filterdb.sources import hdf5
 from filterdb.sources.finder import Finder, Weight, kind_of_layer
+from filterdb.sources.hdf5 import Dataset, Hdf5, opened
 from filterdb.sources.layers import NOT_FLOAT
 from filterdb.sources.options import Options, Progress
 from filterdb.store.schema import Layer, Model, ModelFacts
@@ -54,15 +54,14 @@ def open_keras(
 ) -> Model:
     """The depthwise layers of a Keras file: DepthwiseConv2D, SeparableConv2D by half, Conv2D with a group for each channel."""
     found = Finder(what, options.pointwise)
-    with hdf5.opened(path, what) as (file, config):
-        stored = _Stored(hdf5.datasets(file, what))
-        config = config if config is not None else file.attrs.get("model_config")
-        if config is not None:
-            for spec in _specs(_parsed(config, what)):
-                _offer_spec(spec, stored, found)
+    with opened(path, what) as file:
+        stored = _Stored(file.datasets)
+        if file.config is not None:
+            for spec in _specs(_parsed(file.config, what)):
+                _offer_spec(spec, stored, file, found)
         else:
-            for dataset, label in stored.by_names(hdf5.texts(file.attrs, "layer_names")):
-                _offer(Layer(label, 0, 0, 0), dataset, None, found)
+            for dataset, label in stored.by_names(file.layers):
+                _offer(Layer(label, 0, 0, 0), dataset, None, file, found)
             found.notes.append(WEIGHTS_ONLY)
     found.finish()
     return found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
@@ -110,7 +109,7 @@ def _snake(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _offer_spec(spec: _Spec, stored: _Stored, found: Finder) -> None:
+def _offer_spec(spec: _Spec, stored: _Stored, file: Hdf5, found: Finder) -> None:
     config = spec.config
     groups = config.get("groups", 1)
     if spec.kind in ("DepthwiseConv1D", "SeparableConv1D"):
@@ -130,30 +129,30 @@ def _offer_spec(spec: _Spec, stored: _Stored, found: Finder) -> None:
         )  # fmt: skip
     except (TypeError, ValueError, IndexError) as error:
         raise SourceError(f"{found.what}: the configuration of {spec.name} makes no sense. Fetch the file again.") from error
-    _offer(layer, dataset, groups if grouped else None, found)
+    _offer(layer, dataset, groups if grouped else None, file, found)
 
 
-def _offer(layer: Layer, dataset: Any, groups: int | None, found: Finder) -> None:
+def _offer(layer: Layer, dataset: Dataset, groups: int | None, file: Hdf5, found: Finder) -> None:
     """Offer a layer, with what the shape of its weights says; ``groups`` of a Conv2D."""
-    shape = tuple(map(int, dataset.shape))
+    shape = dataset.shape
     if len(shape) != 4 or (groups is not None and (shape[2] != 1 or shape[3] % groups)):
         return
     rows, columns, inputs, outputs = shape
     channels, inputs = (outputs, groups) if groups is not None else (inputs * outputs, inputs)
     if inputs < 2:
         return  # one channel is no depthwise convolution, it is a convolution
-    if not hdf5.real(dataset):
+    if not dataset.real:
         found.skip(NOT_FLOAT, layer.name)
         return
     layer = replace(
         layer, kernel_h=rows, kernel_w=columns, out_channels=channels, in_channels=inputs, kind=kind_of_layer(channels, inputs)
     )
-    found.offer(layer, layer.name, dataset.name, lambda: _weight(dataset, found.what))
+    found.offer(layer, layer.name, dataset.path, lambda: _weight(dataset, file))
 
 
-def _weight(dataset: Any, what: str) -> Weight:
+def _weight(dataset: Dataset, file: Hdf5) -> Weight:
     """The kernels, read at once: they are little, and the file need not stay open."""
-    array = hdf5.numbers(dataset, what)
+    array = file.numbers(dataset)
     return Weight(partial(_channels_first, array), 8 * array.dtype.itemsize)
 
 
@@ -166,7 +165,7 @@ def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
 class _Stored:
     """The datasets of a file, found by the layers they belong to."""
 
-    def __init__(self, datasets: Mapping[str, Any]) -> None:
+    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
         self.datasets = datasets
         self._objects: dict[str, list[str]] = {}
         """By where .keras files have the layer's variables; versions of before name the folder otherwise."""
@@ -179,12 +178,12 @@ class _Stored:
             if parts[-2:] == ["vars", "0"]:
                 place = "/".join(parts[:-2]).replace("_layer_checkpoint_dependencies", "layers")
                 self._objects.setdefault(place, []).append(path)
-                if name := _name_of(dataset):
-                    self._names.setdefault(name, []).append(path)
+                if dataset.layer:
+                    self._names.setdefault(dataset.layer, []).append(path)
             elif parts[-1] in _LEAVES and len(parts) > 1:
                 self._leaves.setdefault((parts[-2], parts[-1]), []).append(path)
 
-    def of(self, spec: _Spec) -> Any | None:
+    def of(self, spec: _Spec) -> Dataset | None:
         """The dataset of a layer's kernels, or None where there is none."""
         last = spec.own.rpartition("/")[2]
         named = ([path for path in self._leaves.get((last, leaf), ()) if f"/{spec.own}/" in f"/{path}"] for leaf in _LEAVES)
@@ -196,12 +195,12 @@ class _Stored:
         names = set(spec.name.split("."))
         return self.datasets[max(places, key=lambda path: len(names & set(path.split("/"))))]
 
-    def by_names(self, order: list[str]) -> list[tuple[Any, str]]:
+    def by_names(self, order: list[str]) -> list[tuple[Dataset, str]]:
         """The datasets that Keras's own names call depthwise, and a name for the layer of each, in order."""
         found = []
         for path, dataset in self.datasets.items():
             if match := _OBJECT.search(path.replace("\\", "/")):
-                found.append((path, _name_of(dataset) or match[1]))
+                found.append((path, dataset.layer or match[1]))
             elif match := _NAMED.search(path):
                 found.append((path, match[1] or match[2]))
         rank = {name: number for number, name in enumerate(order)}
@@ -211,11 +210,6 @@ class _Stored:
             return min((rank[part] for part in one[0].split("/") if part in rank), default=len(rank)), parts
 
         return [(self.datasets[path], name) for path, name in sorted(found, key=key)]
-
-
-def _name_of(dataset: Any) -> str | None:
-    """What a .keras file calls the layer of a variable; files of before do not say."""
-    return hdf5.text(dataset.parent.attrs.get("name"))
 
 
 def _pair(value: Any) -> Pair:

@@ -75,7 +75,7 @@ def read_onnx(path: Path, what: str, options: Options) -> OnnxFile:
     for number, node in enumerate(model.graph.node):
         if node.op_type not in OPERATORS:
             continue
-        label = node.name or f"{node.op_type}_{number}"
+        label = _text(node.name) or f"{node.op_type}_{number}"
         taken = len(found.layers)
         _offer(node, label, values, found)
         if node.op_type == "ConvInteger":
@@ -131,8 +131,11 @@ def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
     if weights.weight.bits == 0:
         found.skip(NOT_FLOAT, label)
         return
-    name = weights.name.removesuffix("_quantized")  # as onnxruntime's quantiser calls what it makes
-    layer = _layer(name.removesuffix(".weight") if name.endswith(".weight") else label, shape, groups, attributes, found.what)
+    # onnxruntime's quantiser appends to names: without that, a network has the same layers before and after
+    stored = _text(weights.name).removesuffix("_quantized")
+    name = stored.removesuffix(".weight") if stored.endswith(".weight") else label
+    name = name.removesuffix("_quant") if node.op_type in INTEGER else name
+    layer = _layer(name, shape, groups, attributes, found.what)
     if transposed:
         layer = replace(layer, kind="transposed")
     found.offer(layer, label, weights.place, lambda: weights.weight)
@@ -167,6 +170,11 @@ def _of_integers(node: Any, values: Values) -> _Weights:
 
 _BITS: Mapping[int, int] = {1: 32, 10: 16, 11: 64, 16: 16}
 """Of the real numbers among onnx.TensorProto.DataType: FLOAT, FLOAT16, DOUBLE, BFLOAT16."""
+
+
+def _text(name: str | bytes) -> str:
+    """A name; protobuf leaves one that is not UTF-8 as bytes."""
+    return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
 def _attributes(node: Any) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def arrays(path: Path) -> list[np.ndarray]:
         constants = [attribute.t for node in graph.node for attribute in node.attribute if node.op_type == "Constant"]
         found = [onnx.numpy_helper.to_array(tensor) for tensor in [*graph.initializer, *constants]]
         return [array for array in found if array.ndim == 4]
+    if path.suffix == ".tflite":
+        return [np.moveaxis(array[:1], -1, 0).astype(np.float32) for array in constants(path) if array.ndim == 4]
 
     def walk(held: Any) -> list[np.ndarray]:
         if isinstance(held, torch.Tensor):
@@ -37,6 +39,20 @@ def arrays(path: Path) -> list[np.ndarray]:
         return [array for inner in held.values() for array in walk(inner)] if isinstance(held, dict) else []
 
     return walk(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def constants(path: Path) -> list[np.ndarray]:
+    """Every real constant in a TFLite file, in its own layout."""
+    tflite = pytest.importorskip("tflite")
+    model = tflite.Model.GetRootAs(path.read_bytes(), 0)
+    graph = model.Subgraphs(0)
+    found = []
+    for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength())):
+        code = {tflite.TensorType.FLOAT32: "<f4", tflite.TensorType.FLOAT16: "<f2"}.get(tensor.Type())
+        buffer = model.Buffers(tensor.Buffer())
+        if code and buffer.DataLength():
+            found.append(buffer.DataAsNumpy().view(code).reshape(tensor.ShapeAsNumpy()))
+    return found
 
 
 @pytest.mark.parametrize("entry", manifest(), ids=lambda entry: entry["file"])

@@ -34,7 +34,7 @@ OWN = ("mcunet_in3", "proxyless_w0.3")
 SUFFIXES = {"safetensors": (".safetensors",), "torch": (".pth", ".pt", ".bin", ".tar", ".ckpt"), "onnx": (".onnx",)}
 DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"}
 
-NOT_STORED = "{} layers are as they were, because their weights are quantised, computed, or those of transposed convolutions"
+NOT_STORED = "layers whose weights are quantised, computed, or of transposed convolutions are as they were: {}"
 
 Progress = Callable[[str, int, int], None]
 Set = tuple[str, list[Layer], list[Any], list[NDArray[np.float32]], list[str]]

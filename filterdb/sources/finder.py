@@ -60,6 +60,7 @@ class Finder:
         Raises:
             SourceError: a shape that no layer has.
         """
+        layer, label = replace(layer, name=plain(layer.name)), plain(label)
         size = (layer.kernel_h, layer.kernel_w)
         if min(layer.out_channels, *size) < 1 or layer.out_channels > CHANNELS or max(size) > LARGEST:
             shape = (layer.out_channels, 1, *size)
@@ -75,7 +76,7 @@ class Finder:
 
     def skip(self, reason: str, label: str) -> None:
         """Leave a layer out."""
-        self._skipped.setdefault(reason, []).append(label)
+        self._skipped.setdefault(plain(reason), []).append(plain(label))
 
     def _unique(self, name: str) -> str:
         """The name, numbered where another layer has it."""
@@ -143,6 +144,11 @@ def listed(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + more
 
 
+def plain(name: str) -> str:
+    """A name of a file that may be damaged, so that it fits into a line: without control characters, and not endless."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:255])
+
+
 def one_line(error: Exception) -> str:
     """What an error of a library says, as one line that is not long."""
     return " ".join(str(error).split())[:200] or type(error).__name__
@@ -182,4 +188,4 @@ def unequal(layers: Iterable[Layer]) -> list[str]:
     names = [layer.name for layer in layers if layer.padding is None]
     if not names:
         return []
-    return [f"padding differs from side to side, and is null, in {len(names)} layers ({listed(names)})"]
+    return [f"padding differs from side to side, and is null, in {len(names)} layer{'s' * (len(names) > 1)} ({listed(names)})"]

@@ -31,7 +31,7 @@ def arrays(path: Path) -> list[np.ndarray]:
         found = [onnx.numpy_helper.to_array(tensor) for tensor in [*graph.initializer, *constants]]
         return [array for array in found if array.ndim == 4]
     if path.suffix == ".tflite":
-        return [np.moveaxis(array[:1], -1, 0).astype(np.float32) for array in constants(path) if array.ndim == 4]
+        return [np.moveaxis(array[:1], -1, 0).astype(np.float32) for array in real_constants(path) if array.ndim == 4]
 
     def walk(held: Any) -> list[np.ndarray]:
         if isinstance(held, torch.Tensor):
@@ -41,7 +41,7 @@ def arrays(path: Path) -> list[np.ndarray]:
     return walk(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def constants(path: Path) -> list[np.ndarray]:
+def real_constants(path: Path) -> list[np.ndarray]:
     """Every real constant in a TFLite file, in its own layout."""
     tflite = pytest.importorskip("tflite")
     model = tflite.Model.GetRootAs(path.read_bytes(), 0)

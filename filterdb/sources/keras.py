@@ -1,7 +1,8 @@
 """Keras files: .keras, and .h5 of a whole model or of weights alone. Nothing of a model is built or run.
 
 The configuration says which layers are depthwise, and their strides, dilations and paddings. A file of weights alone has none:
-there depthwise layers are known by the names that Keras gives them. Kernels are correlated with the image, as in torch.
+there depthwise layers are known by the names that Keras gives them, and by shapes (kh, kw, 1, channels). Kernels are correlated
+with the image, as in torch.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ ONE_DIMENSIONAL = "one-dimensional"
 DEPTHWISE = ("DepthwiseConv2D", "SeparableConv2D", "SeparableConvolution2D")
 _LEAVES = ("depthwise_kernel:0", "depthwise_kernel", "kernel:0", "kernel")
 """What the kernels are called in .h5 files, those of Keras 2 first."""
-_OBJECT = re.compile(r"(?:^|/)((?:depthwise|separable)_conv2d(?:_\d+)?)/vars/0$")
-_NAMED = re.compile(r"(?:^|/)([^/]+)/depthwise_kernel(?::0)?$|(?:^|/)(depthwise_conv2d[^/]*)/kernel(?::0)?$")
+_NAMED = re.compile(
+    r"(?:^|/)(?:((?:depthwise|separable)_conv2d(?:_\d+)?)/vars/0|([^/]+)/depthwise_kernel(?::0)?|(depthwise_conv2d[^/]*)/kernel(?::0)?)$"
+)
+"""What Keras's own names call depthwise kernels; one group is the name of the layer."""
+_CONV = re.compile(r"(?:^|/)([^/]+)/(?:kernel(?::0)?|vars/0)$")
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,11 @@ def open_keras(
             for spec in _specs(_parsed(file.config, what)):
                 _offer_spec(spec, stored, file, found)
         else:
-            for dataset, label in stored.by_names(file.layers):
-                _offer(Layer(label, 0, 0, 0), dataset, None, file, found)
+            for dataset, label, named in stored.by_names(file.layers):
+                if named:
+                    _offer(Layer(label, 0, 0, 0), dataset, None, file, found)
+                else:
+                    _offer_shape(label, dataset, file, found)
             found.notes.append(WEIGHTS_ONLY)
     found.finish()
     return found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
@@ -150,6 +157,13 @@ def _offer(layer: Layer, dataset: Dataset, groups: int | None, file: Hdf5, found
     found.offer(layer, layer.name, dataset.path, lambda: _weight(dataset, file))
 
 
+def _offer_shape(name: str, dataset: Dataset, file: Hdf5, found: Finder) -> None:
+    """Offer a layer that only the shape (kh, kw, 1, channels) calls depthwise, as such a shape in a checkpoint of torch does."""
+    rows, columns, _, channels = dataset.shape
+    if dataset.real:
+        found.offer(Layer(name, rows, columns, channels), name, dataset.path, lambda: _weight(dataset, file))
+
+
 def _weight(dataset: Dataset, file: Hdf5) -> Weight:
     """The kernels, read at once: they are little, and the file need not stay open."""
     array = file.numbers(dataset)
@@ -195,21 +209,22 @@ class _Stored:
         names = set(spec.name.split("."))
         return self.datasets[max(places, key=lambda path: len(names & set(path.split("/"))))]
 
-    def by_names(self, order: list[str]) -> list[tuple[Dataset, str]]:
-        """The datasets that Keras's own names call depthwise, and a name for the layer of each, in order."""
+    def by_names(self, order: list[str]) -> list[tuple[Dataset, str, bool]]:
+        """The datasets that look depthwise, in order: each with a name for its layer, and whether it is Keras's names that say so."""
         found = []
         for path, dataset in self.datasets.items():
-            if match := _OBJECT.search(path.replace("\\", "/")):
-                found.append((path, dataset.layer or match[1]))
-            elif match := _NAMED.search(path):
-                found.append((path, match[1] or match[2]))
+            plain = path.replace("\\", "/")
+            if match := _NAMED.search(plain):
+                found.append((path, dataset.layer or match[match.lastindex or 0], True))
+            elif dataset.shape[2] == 1 < dataset.shape[3] and (match := _CONV.search(plain)):
+                found.append((path, dataset.layer or match[1], False))
         rank = {name: number for number, name in enumerate(order)}
 
-        def key(one: tuple[str, str]) -> tuple[int, list[tuple[int, str]]]:
+        def key(one: tuple[str, str, bool]) -> tuple[int, list[tuple[int, str]]]:
             parts = [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", one[0])]
             return min((rank[part] for part in one[0].split("/") if part in rank), default=len(rank)), parts
 
-        return [(self.datasets[path], name) for path, name in sorted(found, key=key)]
+        return [(self.datasets[path], name, named) for path, name, named in sorted(found, key=key)]
 
 
 def _pair(value: Any) -> Pair:

@@ -155,10 +155,11 @@ def test_a_whole_model_in_hdf5(tmp_path: Path, leaf: str) -> None:
 def test_weights_alone(tmp_path: Path) -> None:
     (tmp_path / "new.weights.h5").write_bytes(weights(ARRAYS, NAMES))
     model, kernels = read(tmp_path / "new.weights.h5")
-    assert [layer.name for layer in model.layers] == ["dw", "sep", "dw_2", "dw2"]
+    assert [layer.name for layer in model.layers] == ["grouped", "dw", "sep", "dw_2", "dw2"]
     assert {(layer.stride, layer.dilation, layer.padding) for layer in model.layers} == {(None, None, None)}
+    assert [layer.in_channels for layer in model.layers] == [None, 8, 16, 12, 12]  # unknown where only the shape is known
     assert model.notes == [WEIGHTS_ONLY]
-    np.testing.assert_array_equal(kernels[0], first(FIRST))
+    np.testing.assert_array_equal(kernels[1], first(FIRST))
     arrays = {f"{name}/{name}/depthwise_kernel:0": INNER + i for i, name in enumerate(["b", "a_10", "a_9"])}
     for root, order in [({"layer_names": np.array(["b", "a_10", "a_9"], "S")}, ["b", "a_10", "a_9"]), ({}, ["a_9", "a_10", "b"]),
                         ({"layer_names0": ["a_10", "b"], "layer_names1": ["a_9"]}, ["a_10", "b", "a_9"])]:  # fmt: skip

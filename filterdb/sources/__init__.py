@@ -3,7 +3,7 @@
     timm:NAME[.TAG]  timm:convnextv2_*       timm's pretrained models, and globs over them
     hf:OWNER/NAME[@REVISION][/FILE]          a repository on the Hugging Face hub, or one file of it
     torchvision:NAME[.WEIGHTS]               torchvision's pretrained models
-    a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .onnx
+    a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .onnx, .tflite, .keras, .h5
     run:FOLDER                               the checkpoints of a training run, each a model RUN@STEP
     a recipe's name, or your own .toml    a list of sources with their facts
     an nn.Module                             a network in memory (in Python)

@@ -210,7 +210,7 @@ class _Stored:
         return self.datasets[max(places, key=lambda path: len(names & set(path.split("/"))))]
 
     def by_names(self, order: list[str]) -> list[tuple[Dataset, str, bool]]:
-        """The datasets that look depthwise, in order: each with a name for its layer, and whether it is Keras's names that say so."""
+        """The datasets that look depthwise, in order: each with a name for its layer, and whether Keras's names say so."""
         found = []
         for path, dataset in self.datasets.items():
             plain = path.replace("\\", "/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random as plain_random
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from filterdb import Database
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
 from filterdb.sources import onnx_values
 from filterdb.sources.layers import SHARED, TRANSPOSED
+from filterdb.store import schema
 
 onnx = pytest.importorskip("onnx")
 TensorProto, helper = onnx.TensorProto, onnx.helper
@@ -111,6 +113,43 @@ def test_the_table_models_says_whether_weights_were_quantised(tmp_path: Path) ->
     save(tmp_path / "small.onnx", [node("DequantizeLinear", ["q", "s"]), conv("w", 8)], weights)
     db.ingest(tmp_path / "plain.onnx", tmp_path / "small.onnx")
     assert db.sql("SELECT model, quantised FROM models ORDER BY model").fetchall() == [("plain", False), ("small", True)]
+
+
+def test_a_database_of_before_the_column_is_read_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.onnx", [conv("w", 8)], {"w": W})
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "MODELS", schema.MODELS.remove(schema.MODELS.get_field_index("quantised")))
+        Database(tmp_path / "db").ingest(path)
+    db = Database(tmp_path / "db")
+    assert db.sql("SELECT model, quantised FROM models").fetchall() == [("a", None)]
+    db.ingest(path, name="b")
+    assert db.sql("SELECT model, quantised FROM models ORDER BY model").fetchall() == [("a", None), ("b", False)]
+    assert db.verify().ok
+
+
+def test_damage_is_refused_in_one_line_or_read(tmp_path: Path) -> None:
+    weights = {"q": W.astype(np.int8), "s": np.full(8, 0.02, np.float32), "z": np.zeros(8, np.int8)}
+    nodes = [node("DequantizeLinear", ["q", "s", "z"], "r", axis=0), node("Reshape", ["r", "n"], "w"), conv("w", 8)]
+    whole = save(tmp_path / "x.onnx", nodes, weights | {"n": np.array([8, 1, 5, 5])}).read_bytes()
+    beside = external(tmp_path / "beside").read_bytes()
+    for seed in range(300):
+        chance = plain_random.Random(seed)
+        content = bytearray(beside if seed % 3 == 0 else whole)
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randrange(len(content))
+            content[place : place + chance.randint(0, 3)] = chance.randbytes(chance.randint(0, 3))
+        path = tmp_path / "beside" / "y.onnx"
+        path.write_bytes(content)
+        assert "\n" not in refusal(path)
+
+
+def refusal(path: Path) -> str:
+    """Why a file is refused; empty where it is read. Any other exception is a failure."""
+    try:
+        assert all(np.isfinite(kernel).all() for kernel in read(path)[1].values())
+    except SourceError as error:
+        return str(error)
+    return ""
 
 
 # -- computed -----------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from filterdb.kernels.sizes import Pair
 
-Kind = Literal["depthwise", "multiplier", "branch"]
+Kind = Literal["depthwise", "multiplier", "branch", "transposed"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Layer:
     """0-based stage of the network, read from the module name where it says one."""
     kind: Kind = "depthwise"
     """"multiplier" when out_channels > in_channels; "branch" for one of several parallel depthwise branches that a
-    reparameterisable block merges into one kernel after training."""
+    reparameterisable block merges into one kernel after training; "transposed" for a transposed convolution, whose kernel is
+    what one input pixel adds to the output, stored as its file has it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class ModelFacts:
     """Commit of the hub repository the file was read from."""
     bytes_read: int | None = None
     """Bytes moved from the hub or the disk for this model (header and kernels)."""
+    quantised: bool = False
+    """Whether kernels were stored as integers, and are what these stand for."""
 
 
 @dataclass
@@ -137,8 +140,8 @@ MODELS = table(
     model=pa.string(), source=pa.string(), architecture=pa.string(), tag=pa.string(), step=pa.int64(), run=pa.string(),
     dataset=pa.string(), pretrain_dataset=pa.string(), task=pa.string(), params=pa.int64(), top1=pa.float64(),
     licence=pa.string(), input_size=pa.string(), sha256=pa.string(), revision=pa.string(), bytes_read=pa.int64(),
-    layers=pa.int64(), filters=pa.int64(), skipped=pa.string(), notes=pa.string(), kernels_sha256=pa.string(),
-    ingested_at=pa.timestamp("us", tz="UTC"),
+    quantised=pa.bool_(), layers=pa.int64(), filters=pa.int64(), skipped=pa.string(), notes=pa.string(),
+    kernels_sha256=pa.string(), ingested_at=pa.timestamp("us", tz="UTC"),
 )  # fmt: skip
 LAYERS = table(
     model=pa.string(), layer=pa.string(), depth=pa.int32(), depth_norm=pa.float64(), stage=pa.int32(), kernel_h=pa.int32(),

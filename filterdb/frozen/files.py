@@ -1,8 +1,8 @@
-"""From file to file: the depthwise kernels of a checkpoint replaced where they lie, and every other number as it is, bit for bit.
+"""Replaces the depthwise kernels of a checkpoint file in place. Every other number stays the same, bit for bit.
 
-The network is not built and need not be known. Layers are found by the readers that ingest uses, so both see the same kernels.
-What comes out has the format, the keys, their order and the number formats of what went in. A file with two sets of weights (a
-moving average and the raw ones) has both replaced, each by what is nearest to itself.
+The network is not built and may be unknown. The readers are those of ingest, which therefore sees the same kernels. The output
+has the format, keys, order and number formats of the input. In a file with two sets of weights (a moving average and the raw
+ones), each set is matched and replaced separately.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ OWN = ("mcunet_in3", "proxyless_w0.3")
 SUFFIXES = {"safetensors": (".safetensors",), "torch": (".pth", ".pt", ".bin", ".tar", ".ckpt"), "onnx": (".onnx",)}
 DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16"}
 
+NOT_STORED = "layers whose weights are quantised, computed, or of transposed convolutions are as they were: {}"
+
 Progress = Callable[[str, int, int], None]
 Set = tuple[str, list[Layer], list[Any], list[NDArray[np.float32]], list[str]]
 """One set of weights: what it is called beside the first (empty for that), layers, leaves, kernels and notes."""
@@ -50,8 +52,8 @@ def freeze_file(
         path: .safetensors, .pth (.pt, .bin, .tar, .ckpt) or .onnx.
         out: the file to write, of the same format; it is there whole or not at all.
         plan: which bank for which layer.
-        architecture: a timm name, for a file whose shapes alone mislead.
-        progress: told layers done and in all.
+        architecture: a timm name, for a file whose shapes alone are misleading.
+        progress: called with the layers done and the total.
 
     Raises:
         SourceError: a file that cannot be read safely, or without depthwise kernels.
@@ -62,8 +64,10 @@ def freeze_file(
     kind = kind_of(path, what)
     if kind == "index":
         raise SourceError(f"{what} is the index of a sharded checkpoint. Freeze its shards, one by one.")
+    if kind not in _FORMATS:
+        raise InvalidArgument(f"{what} is a {kind} file, which can be read and not written. Give the network as .onnx or .pth.")
     check_out(path, out, kind)
-    # our own architectures have the keys of their files: there is nothing to know of them
+    # architectures in filterdb have the keys of their files, and need no renaming
     options = Options(architecture=None if architecture in OWN else architecture)
     file = _FORMATS[kind](path, what, options, out)
     sets = list(file.sets())
@@ -79,7 +83,7 @@ def freeze_file(
             made.append(replace(one, layer=replace(layer, name=f"{layer.name} ({word})")) if word else one)
             if progress is not None:
                 progress(f"replacing in {what}", len(made), total)
-    # how ingest would describe the layers does not matter here
+    # the layer descriptions of ingest are not needed here
     notes = dict.fromkeys(note for *_, said in sets for note in said if note != UNKNOWN)
     report = report_of(made, str(path), signed=plan.signed, match="weights", notes=notes)
     with _whole(out) as partial:
@@ -88,7 +92,7 @@ def freeze_file(
 
 
 def words_of(plan: Plan, report: Report) -> dict[str, str]:
-    """What a frozen file says of itself: the bank and how the network was made, as runs know them, and all the rest as JSON."""
+    """The metadata of a frozen file: the bank and how the network was made, as runs know them, and all the rest as JSON."""
     banks = {key or "*": None if bank is None else bank.name for key, bank in plan.banks.items()}
     about = {
         "banks": banks, "signed": plan.signed, "mix": plan.mix, "resize": plan.resize,
@@ -161,7 +165,10 @@ class _File(ABC):
                     raise
                 continue
             self._refuse_computed(found.layers, found.leaves)
-            fresh = [(layer, leaf) for layer, leaf in zip(found.layers, found.leaves, strict=True) if id(leaf) not in seen]
+            fresh = [
+                (layer, leaf) for layer, leaf in zip(found.layers, found.leaves, strict=True)
+                if id(leaf) not in seen and layer.kind != "transposed"
+            ]  # fmt: skip
             seen.update(id(leaf) for leaf in found.leaves)
             if fresh:
                 layers, leaves = [layer for layer, _ in fresh], [leaf for _, leaf in fresh]
@@ -252,23 +259,31 @@ class _Onnx(_File):
     """The program in memory, with the initializers changed in the fields that hold them."""
 
     def sets(self) -> Iterator[Set]:
-        from filterdb.sources.onnx import as_model, read_onnx
+        from filterdb.sources.onnx import read_onnx
         from filterdb.store.schema import ModelFacts
 
-        self._read = read_onnx(self.path, self.what, self.options)
-        self._check_external()
-        model = as_model(self._read, self.path, name="", what=self.what, facts=ModelFacts(""), options=self.options)
-        yield "", self._read.layers, self._read.tensors, list(model.read()), model.notes
+        read = read_onnx(self.path, self.what, self.options)
+        self._read, found = read.model, read.stored()
+        notes = [NOT_STORED.format(left)] if (left := len(read.found.layers) - len(found.layers)) else []
+        if not found.layers:
+            raise SourceError(f"{self.what}: {notes[0]}, and there are no others. Give the network before it was converted.")
+        self._check_external({id(weight.leaf) for weight in found.weights})
+        kernels = list(found.model("", facts=ModelFacts(""), options=self.options, size=1).read())
+        for leaf in (weight.leaf for weight in found.weights):
+            read.values.take_in(leaf)
+        yield "", found.layers, [weight.leaf for weight in found.weights], kernels, [*found.notes, *notes]
 
     def dtype(self, leaf: Any) -> str:
         from onnx import TensorProto
 
         return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name := str(TensorProto.DataType.Name(leaf.data_type)), name.lower())
 
-    def _check_external(self) -> None:
+    def _check_external(self, taken: set[int]) -> None:
+        """Refuse to write elsewhere what needs a file beside it: the kernels are taken in, other weights stay where they are."""
         from onnx import TensorProto
 
-        external = any(tensor.data_location == TensorProto.EXTERNAL for tensor in self._read.model.graph.initializer)
+        others = [tensor for tensor in self._read.graph.initializer if id(tensor) not in taken]
+        external = any(tensor.data_location == TensorProto.EXTERNAL for tensor in others)
         if external and self.out.resolve().parent != self.path.resolve().parent:
             raise InvalidArgument(
                 f"{self.what} keeps other weights in a file beside it: write into its folder too, {self.path.parent}."
@@ -290,10 +305,10 @@ class _Onnx(_File):
                 del getattr(tensor, field)[:]
                 getattr(tensor, field).extend(numbers.ravel().tolist())
         for key, word in words.items():
-            entry = next((one for one in self._read.model.metadata_props if one.key == key), None)
-            entry = entry if entry is not None else self._read.model.metadata_props.add(key=key)
+            entry = next((one for one in self._read.metadata_props if one.key == key), None)
+            entry = entry if entry is not None else self._read.metadata_props.add(key=key)
             entry.value = word
-        partial.write_bytes(self._read.model.SerializeToString())
+        partial.write_bytes(self._read.SerializeToString())
 
 
 _FIELDS: Mapping[str, tuple[str, str]] = {

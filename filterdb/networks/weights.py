@@ -1,4 +1,4 @@
-"""The state dict of a checkpoint file, whole, read without executing anything of it."""
+"""The whole state dict of a checkpoint file, read without executing any of its code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filterdb.errors import SourceError
 from filterdb.sources import formats
 from filterdb.sources.checkpoint import TorchCheckpoint
-from filterdb.sources.local import kind_of
+from filterdb.sources.local import PROGRAMS, kind_of
 from filterdb.sources.safetensors import LocalSafetensors
 from filterdb.sources.stored import StoredTensor
 from filterdb.sources.unwrap import unwrap
@@ -44,8 +44,8 @@ def read(path: Path) -> Weights:
     """
     what = path.name
     kind = kind_of(path, what)
-    if kind == "onnx":
-        raise SourceError(f"{what} is an ONNX program, which is no module. Give its checkpoint (.safetensors, .pth).")
+    if kind in PROGRAMS:
+        raise SourceError(f"{what} is {PROGRAMS[kind]}, which is no module. Give its checkpoint (.safetensors, .pth).")
     if kind == "index":
         raise SourceError(f"{what} is the index of a sharded checkpoint. Save the network in one file, and give that.")
     if kind == "torch":

@@ -1,4 +1,4 @@
-"""A checkpoint and, where it is known, its network, put together into a model."""
+"""Assembles a model from a checkpoint and, where it is known, its network."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from filterdb.errors import SourceError, one_line
 from filterdb.sources import computed
 from filterdb.sources import layers as read_layers
+from filterdb.sources import regular as ordinary_layers
 from filterdb.sources.effective import effective
 from filterdb.sources.network import Network, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
-from filterdb.store.schema import Layer, Model, ModelFacts, Skipped
+from filterdb.store.schema import Layer, Model, ModelFacts, RegularLayer, Skipped
 
 UNKNOWN = "unknown architecture: stride, dilation, padding and in_channels are null, and layers were recognised by their shapes"
 FLOATS = {
@@ -50,6 +51,9 @@ class Located:
     notes: list[str]
     params: int | None
     """Of the network, where it is known."""
+    regular: list[RegularLayer]
+    """The ordinary convolutions that the options ask for."""
+    regular_leaves: list[Any]
 
 
 def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Network | None = None) -> Located:
@@ -67,24 +71,29 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
         network = build_from_shapes(options.architecture, state, what, pointwise=options.pointwise)
     if network is not None:
         network = fit_classes(network, state, pointwise=options.pointwise)
-        leaves, said = match(network, state, what)
+        leaves, keyed, said = match(network, state, what)
         notes += said
     if network is not None and leaves is not None:
         layers, skipped, params = network.layers, network.skipped, network.params
+        ordinary = ordinary_layers.from_module(network.module)
     else:
         layers, keys, skipped = read_layers.from_shapes(state, pointwise=options.pointwise)
-        leaves = [state[key] for key in keys]
+        leaves, keyed = [state[key] for key in keys], state
+        ordinary = ordinary_layers.from_shapes(state)
         notes.append(UNKNOWN)
     skipped = [*skipped, *uncomputed]
-    refuse_empty(layers, skipped, what)
-    notes += computed.said(leaves)
-    for layer, leaf in zip(layers, leaves, strict=True):
+    ordinary = [layer for layer in ordinary_layers.choose(ordinary, options) if f"{layer.name}.weight" in keyed]
+    if not ordinary:
+        refuse_empty(layers, skipped, what)
+    regular_leaves = [keyed[f"{layer.name}.weight"] for layer in ordinary]
+    notes += computed.said([*leaves, *regular_leaves])
+    named = [(layer.name, leaf) for layer, leaf in zip(layers, leaves, strict=True)]
+    for one, leaf in [*named, *((layer.name, leaf) for layer, leaf in zip(ordinary, regular_leaves, strict=True))]:
         if str(leaf.dtype) not in FLOATS:
             raise SourceError(
-                f"{what}: {one_line(layer.name)} is stored as {leaf.dtype}, which is no floating-point kernel. "
-                "Give unquantised weights."
+                f"{what}: {one_line(one)} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
             )
-    return Located(layers, leaves, skipped, notes, params)
+    return Located(layers, leaves, skipped, notes, params, ordinary, regular_leaves)
 
 
 def assemble(
@@ -96,14 +105,15 @@ def assemble(
     if any(FLOATS[str(leaf.dtype)] == 8 for leaf in leaves):
         found.notes.append("stored as float64: precision was reduced to float32")
     facts = facts if found.params is None else replace(facts, params=found.params)
-    facts = options.facts(replace(facts, bytes_read=computed.cost(checkpoint, leaves)))
+    facts = options.facts(replace(facts, bytes_read=computed.cost(checkpoint, [*leaves, *found.regular_leaves])))
     return Model(
-        name, facts, layers, lambda: kernels(computed.read(checkpoint, leaves), layers, what), found.skipped, found.notes
-    )
+        name, facts, layers, lambda: kernels(computed.read(checkpoint, leaves), layers, what), found.skipped, found.notes,
+        found.regular, lambda: (np.asarray(one, np.float32) for one in computed.read(checkpoint, found.regular_leaves)),
+    )  # fmt: skip
 
 
 def refuse_empty(layers: Sequence[Layer], skipped: Sequence[Skipped], what: str) -> None:
-    """Raise where there is nothing to store, and say what was left out."""
+    """Raise if there is nothing to store, and name the skipped layers."""
     if not layers:
         left = "".join(f"; left out {len(s.names)}: {s.reason}" for s in skipped)
         raise SourceError(f"{what} holds no depthwise kernels larger than 1x1{left}. There is nothing to store.")

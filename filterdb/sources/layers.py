@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 POINTWISE = "1x1 depthwise layers have no spatial pattern (store them with pointwise)"
 EXPERTS = "CondConv2d keeps its kernels in an expert matrix that is mixed at run time"
-TRANSPOSED = "transposed depthwise convolutions are not convolutions"
+TRANSPOSED = "transposed convolutions with several outputs of each input channel have no one kernel for it"
 SHARED = "shares its weights with a layer that is stored"
 NOT_A_WEIGHT = "has the shape of depthwise kernels and is not named as a weight"
 NOT_FLOAT = "is not floating point (quantised?)"
@@ -63,22 +63,26 @@ def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[La
     A convolution is depthwise when it is a Conv2d, or a subclass, with groups == in_channels > 1 and out_channels a multiple
     of groups. It is a "branch" when it sits in a block that merges parallel depthwise branches into one kernel: a module with
     a method ``reparameterize``, ``switch_to_deploy`` or ``fuse`` that holds several depthwise convolutions (1x1 ones counted)
-    alike in channels and stride, alone or in a ModuleList. Otherwise it is a "multiplier" when out_channels > in_channels.
+    alike in channels and stride, alone or in a ModuleList. Otherwise it is a "multiplier" when out_channels > in_channels. A
+    ConvTranspose2d with groups == in_channels == out_channels > 1 is "transposed".
     """
     from torch import nn
 
-    found: list[tuple[str, nn.Conv2d]] = []
+    found: list[tuple[str, nn.Conv2d | nn.ConvTranspose2d]] = []
     skipped: dict[str, list[str]] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
             found.append((name, module))
         elif isinstance(module, nn.ConvTranspose2d) and module.groups == module.in_channels > 1:
-            skipped.setdefault(TRANSPOSED, []).append(name)
+            if module.out_channels == module.in_channels:
+                found.append((name, module))
+            else:
+                skipped.setdefault(TRANSPOSED, []).append(name)
         elif type(module).__name__ == "CondConv2d" and getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1:
             skipped.setdefault(EXPERTS, []).append(name)
 
     branches = _branches(network)
-    stored: list[tuple[str, nn.Conv2d]] = []
+    stored: list[tuple[str, nn.Conv2d | nn.ConvTranspose2d]] = []
     weights: set[int] = set()
     for name, conv in found:
         if conv.kernel_size == (1, 1) and not pointwise:
@@ -95,8 +99,10 @@ def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[La
     return layers, _as_skipped(skipped)
 
 
-def _layer(name: str, conv: nn.Conv2d, stage: int | None, branch: bool) -> Layer:
+def _layer(name: str, conv: nn.Conv2d | nn.ConvTranspose2d, stage: int | None, branch: bool) -> Layer:
     kind: Kind = "branch" if branch else "multiplier" if conv.out_channels > conv.in_channels else "depthwise"
+    if conv.transposed:  # its kernels stay as torch has them: the pattern that one input pixel adds to the output
+        kind = "transposed"
     return Layer(
         name, conv.kernel_size[0], conv.kernel_size[1], conv.out_channels, conv.in_channels, _pair(conv.stride),
         _pair(conv.dilation), _padding(conv), conv.padding_mode, stage, kind,
@@ -107,7 +113,7 @@ def _pair(value: tuple[int, ...]) -> Pair:
     return int(value[0]), int(value[1])
 
 
-def _padding(conv: nn.Conv2d) -> Pair | Literal["same"]:
+def _padding(conv: nn.Conv2d | nn.ConvTranspose2d) -> Pair | Literal["same"]:
     # Conv2dSame and its kin keep padding 0 and pad in forward(), by an amount that depends on the input's size
     if conv.padding == "same" or "Same" in type(conv).__name__:
         return "same"

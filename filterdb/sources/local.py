@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from filterdb.errors import SourceError
 from filterdb.sources.assemble import Checkpoint, assemble
 from filterdb.sources.checkpoint import TorchCheckpoint
+from filterdb.sources.foreign import refuse_foreign
 from filterdb.sources.network import Network, build, built_from_shapes
 from filterdb.sources.options import Options, Progress
 from filterdb.sources.safetensors import LocalSafetensors
@@ -16,13 +18,15 @@ from filterdb.sources.sharded import SUFFIX as INDEX
 from filterdb.sources.sharded import ShardedCheckpoint
 from filterdb.store.schema import Model, ModelFacts
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pt2", ".onnx")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pt2", ".onnx", ".tflite", ".keras", ".h5", ".hdf5")
+PROGRAMS = {"onnx": "an ONNX program", "tflite": "a TensorFlow Lite program", "keras": "a Keras model"}
+"""Kinds of files that hold a network of their own framework."""
 HASH_LIMIT = 256 * 2**20
 """Bytes. A hash reads the whole file; above this the kernels are read in a fraction of the time that would take."""
 
 _MAGIC = {
-    b"\x89HDF": "an HDF5 file (Keras?)", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive",
-    b"\xfd7zXZ": "an xz archive", b"BZh": "a bzip2 archive", b"\x93NUMPY": "a numpy array", b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive",
+    b"\xfd7zXZ": "an xz archive", b"BZh": "a bzip2 archive", b"\x93NUMPY": "a numpy array",
     b"%PDF": "a PDF", b"\x89PNG": "a PNG picture", b"Salted__": "encrypted (OpenSSL)", b"-----BEGIN PGP": "encrypted (PGP)",
 }  # fmt: skip
 
@@ -42,7 +46,7 @@ def stem(path: Path) -> str:
 
 
 def kind_of(path: Path, what: str) -> str:
-    """One of safetensors, torch, onnx and index (of a sharded checkpoint); refuses everything else by name."""
+    """One of safetensors, torch, onnx, tflite, keras and index (of a sharded checkpoint); refuses everything else by name."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -56,15 +60,16 @@ def kind_of(path: Path, what: str) -> str:
         raise SourceError(f"{what} is a git-lfs pointer, not the file it points to. Fetch the file itself: git lfs pull")
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise SourceError(f"{what} is a web page, not a checkpoint (a failed download?). Fetch the file itself.")
-    if path.suffix.lower() == ".tflite" or first[4:8] == b"TFL3":
-        raise SourceError(
-            f"{what} is a TensorFlow Lite file, which is not supported yet. Give the same network as .onnx or .pth."
-        )
+    refuse_foreign(path, first, what)
     for magic, meaning in _MAGIC.items():
         if first.startswith(magic):
             raise SourceError(f"{what} is {meaning}, not a checkpoint that can be read. Give one of {', '.join(SUFFIXES)}.")
     if path.name.lower().endswith(INDEX) and text.startswith(b"{"):
         return "index"
+    if path.suffix.lower() == ".tflite" or first[4:8] == b"TFL3":
+        return "tflite"
+    if path.suffix.lower() in (".keras", ".h5", ".hdf5") or first.startswith(b"\x89HDF"):
+        return "keras"
     if first[8:9] == b"{" and int.from_bytes(first[:8], "little") < 2**48:
         return "safetensors"
     if first.startswith(b"PK\x03\x04") or (first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
@@ -102,11 +107,9 @@ def open_file(
 ) -> Model:
     """The model in a file. Without a network, ``options.architecture`` or the file's own metadata may name one."""  # fmt: skip
     kind = kind_of(path, what)
-    if kind == "onnx":
-        from filterdb.sources.onnx import open_onnx
-
+    if kind in PROGRAMS:
         facts = replace(facts, sha256=sha256(path), bytes_read=path.stat().st_size) if hashed else facts
-        return open_onnx(path, name=name, what=what, facts=facts, options=options, progress=progress)
+        return _open_program(kind)(path, name=name, what=what, facts=facts, options=options, progress=progress)
 
     checkpoint = _checkpoint(kind, path, what, progress)
     if network is None:
@@ -120,6 +123,20 @@ def _checkpoint(kind: str, path: Path, what: str, progress: Progress | None) -> 
     if kind == "index":
         return ShardedCheckpoint(path, what, progress)
     return (LocalSafetensors if kind == "safetensors" else TorchCheckpoint)(path, what, progress)
+
+
+def _open_program(kind: str) -> Callable[..., Model]:
+    if kind == "onnx":
+        from filterdb.sources.onnx import open_onnx
+
+        return open_onnx
+    if kind == "tflite":
+        from filterdb.sources.tflite import open_tflite
+
+        return open_tflite
+    from filterdb.sources.keras import open_keras
+
+    return open_keras
 
 
 def named_network(options: Options) -> Network | None:

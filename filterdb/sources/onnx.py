@@ -1,38 +1,54 @@
-"""ONNX files: the weights of grouped convolutions, with the strides, dilations and paddings of their nodes."""
+"""ONNX files: the weights of depthwise convolutions, with the strides, dilations and paddings of their nodes.
+
+Kernels are correlated with the image, as in torch. A transposed convolution does the reverse: each input pixel adds its kernel,
+unturned, to the output. Its kernels are stored as they are in the file, that is, as the patterns that appear in the output; as a
+correlation that gathers input pixels they would be turned by 180 degrees. The kind of such layers is "transposed".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
-from filterdb.sources import layers as read_layers
-from filterdb.sources.assemble import kernels, refuse_empty
+from filterdb.sources.finder import Finder, Weight, dequantise, kind_of_layer, listed, one_line, unequal
+from filterdb.sources.layers import NOT_FLOAT, TRANSPOSED
+from filterdb.sources.onnx_values import NotConstant, Values
 from filterdb.sources.options import Options, Progress
-from filterdb.store.schema import Kind, Layer, Model, ModelFacts, Skipped
+from filterdb.store.schema import Layer, Model, ModelFacts
 
-QUANTISED = "quantised weights are not kernels"
-COMPUTED = "weights are computed in the graph, not stored"
-ASYMMETRIC = "its padding is not the same on both sides, so it is null"
+NO_SCALE = "integers without a scale (ConvInteger), stored less their zero point"
+OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "QLinearConv", "ConvInteger")
+"""Convolutions; the fused ones are onnxruntime's, with the weights where Conv has them."""
+
+INTEGER: Mapping[str, tuple[str, ...]] = {
+    "QLinearConv": ("x", "x_scale", "x_zero", "weight", "scale", "zero"), "ConvInteger": ("x", "weight", "x_zero", "zero"),
+}  # fmt: skip
+"""Convolutions of integers, and what their inputs are."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX program in memory, and where the weights of its depthwise layers are in it."""
+    """An ONNX program in memory, and where the weights of its depthwise layers are."""
 
     model: Any
     """onnx.ModelProto."""
-    layers: list[Layer]
-    """In the order of the nodes."""
-    tensors: list[Any]
-    """onnx.TensorProto of each layer, parts of ``model``."""
-    skipped: list[Skipped]
+    values: Values
+    found: Finder
+    """Its layers are in the order of the nodes."""
+
+    def stored(self) -> Finder:
+        """Of the layers those that convolve with numbers that lie in the file, or beside it, as they are; each has a leaf."""
+        pairs = zip(self.found.layers, self.found.weights, strict=True)
+        kept = [(layer, weight) for layer, weight in pairs if weight.leaf is not None and layer.kind != "transposed"]
+        return replace(self.found, layers=[layer for layer, _ in kept], weights=[weight for _, weight in kept])
 
 
 def read_onnx(path: Path, what: str, options: Options) -> OnnxFile:
@@ -46,102 +62,119 @@ def read_onnx(path: Path, what: str, options: Options) -> OnnxFile:
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-        graph = model.graph
-        weights = {tensor.name: tensor for tensor in graph.initializer}
-        weights |= {node.output[0]: tensor for node in graph.node if (tensor := _constant(node)) is not None}
+        values = Values(model, path, what)
     except Exception as error:  # protobuf's errors have no common base
         raise SourceError(
             f"{what} is damaged, truncated or not an ONNX file ({type(error).__name__}). Fetch it again."
         ) from error
-    if not graph.node:
+    if not model.graph.node:
         raise SourceError(f"{what} is not an ONNX file, or one without a graph. Fetch it again.")
 
-    made_by = {output: node.op_type for node in graph.node for output in node.output}
-    floats = [getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16")]
-    layers: list[Layer] = []
-    tensors: list[Any] = []
-    skipped: dict[str, list[str]] = {}
-    taken: set[str] = set()
-    stored: set[str] = set()
-    for number, node in enumerate(graph.node):
-        label = node.name or f"{node.op_type}_{number}"
-        if node.op_type in ("QLinearConv", "ConvInteger") and _attributes(node).get("group", 1) > 1:
-            skipped.setdefault(QUANTISED, []).append(label)
-        elif node.op_type == "ConvTranspose" and _attributes(node).get("group", 1) > 1:
-            skipped.setdefault(read_layers.TRANSPOSED, []).append(label)
-        if node.op_type != "Conv" or len(node.input) < 2:
+    found = Finder(what, options.pointwise)
+    no_scale: list[str] = []
+    for number, node in enumerate(model.graph.node):
+        if node.op_type not in OPERATORS:
             continue
-        attributes = _attributes(node)
-        groups, source = attributes.get("group", 1), node.input[1]
-        if not isinstance(groups, int) or groups < 2:
-            continue
-        tensor = weights.get(source)
-        if tensor is None:
-            skipped.setdefault(QUANTISED if made_by.get(source) == "DequantizeLinear" else COMPUTED, []).append(label)
-            continue
-        shape = tuple(tensor.dims)
-        if len(shape) != 4 or shape[1] != 1 or shape[0] % groups:
-            continue  # grouped, and not depthwise
-        if min(shape) < 1 or shape[0] > 2**24 or max(shape[2:]) > read_layers.LARGEST:
-            raise SourceError(f"{what}: {label} has the absurd shape {shape}. Nothing was stored; fetch the file again.")
-        if shape[2:] == (1, 1) and not options.pointwise:
-            skipped.setdefault(read_layers.POINTWISE, []).append(label)
-            continue
-        if source in stored:
-            skipped.setdefault(read_layers.SHARED, []).append(label)
-            continue
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise SourceError(f"{what} keeps its weights in another file. Save it as one file: onnx.save(onnx.load(...), ...).")
-        if tensor.data_type not in floats:
-            skipped.setdefault(QUANTISED, []).append(label)
-            continue
-        stored.add(source)
-        unique = _unique(source.removesuffix(".weight") if source.endswith(".weight") else label, taken)
-        layers.append(_layer(unique, shape, groups, attributes))
-        tensors.append(tensor)
-
-    known = [Skipped(reason, tuple(names)) for reason, names in skipped.items()]
-    refuse_empty(layers, known, what)
-    layers = [
-        Layer(**{**vars(layer), "stage": stage})
-        for layer, stage in zip(layers, read_layers.stages_of([layer.name for layer in layers]), strict=True)
-    ]
-    return OnnxFile(model, layers, tensors, known)
+        label = _text(node.name) or f"{node.op_type}_{number}"
+        taken = len(found.layers)
+        _offer(node, label, values, found)
+        if node.op_type == "ConvInteger":
+            no_scale += [layer.name for layer in found.layers[taken:]]
+    found.finish()
+    found.notes += unequal(found.layers)
+    if no_scale:
+        found.notes.append(f"{NO_SCALE}: {listed(no_scale)}")
+    return OnnxFile(model, values, found)
 
 
 def open_onnx(
     path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
 ) -> Model:
     """The depthwise layers of an ONNX file, in the order of its nodes."""
-    return as_model(read_onnx(path, what, options), path, name=name, what=what, facts=facts, options=options, progress=progress)
+    file = read_onnx(path, what, options)
+    model = file.found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
+    if facts.bytes_read is not None:
+        leaves = [weight.leaf for weight in file.found.weights if weight.leaf is not None]
+        model.facts = replace(model.facts, bytes_read=facts.bytes_read + file.values.external_bytes(leaves))
+    return model
 
 
-def as_model(
-    file: OnnxFile, path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
-) -> Model:
-    """The model in an ONNX file that was read."""
-    from onnx import TensorProto, numpy_helper
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of one node: their shape as it is in the graph, what tells them apart, and how they are read."""
 
-    layers, tensors = file.layers, file.tensors
-    notes = [f"{layer.name}: {ASYMMETRIC}" for layer in layers if layer.padding is None]
-    if any(tensor.data_type == TensorProto.DOUBLE for tensor in tensors):
-        notes.append("stored as float64: precision was reduced to float32")
+    shape: tuple[int, ...]
+    place: Hashable
+    weight: Weight
+    name: str
+    """Of the tensor that is stored."""
 
-    def read() -> Iterator[NDArray[Any]]:
-        for number, (tensor, layer) in enumerate(zip(tensors, layers, strict=True), 1):
-            try:
-                array = np.asarray(numpy_helper.to_array(tensor))
-                size = layer.out_channels * layer.kernel_h * layer.kernel_w
-                if array.size != size:
-                    raise ValueError(f"{array.size} elements for {size}")
-            except Exception as error:  # whatever onnx makes of damaged raw data
-                raise SourceError(f"{what}: the weights of {layer.name} are damaged ({error}). Fetch the file again.") from error
-            if progress:
-                progress(path.stat().st_size * number // len(tensors), path.stat().st_size)
-            yield array
 
-    facts = options.facts(facts)
-    return Model(name, facts, layers, lambda: kernels(read(), layers, what), file.skipped, notes)
+def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
+    """Offer a node's layer, if it is depthwise."""
+    attributes = _attributes(node)
+    groups = attributes.get("group", 1)
+    if not isinstance(groups, int) or groups < 2 or len(node.input) < 2:
+        return
+    try:
+        weights = _of_integers(node, values) if node.op_type in INTEGER else _of_reals(node.input[1], values)
+    except NotConstant as reason:
+        found.skip(str(reason), label)
+        return
+    shape, transposed = weights.shape, node.op_type == "ConvTranspose"
+    if len(shape) != 4 or shape[0] % groups or (transposed and shape[0] != groups):
+        return
+    if shape[1] != 1:  # grouped, and not depthwise
+        if transposed:
+            found.skip(TRANSPOSED, label)
+        return
+    if weights.weight.bits == 0:
+        found.skip(NOT_FLOAT, label)
+        return
+    # onnxruntime's quantiser appends to names: without that, a network has the same layers before and after
+    stored = _text(weights.name).removesuffix("_quantized")
+    name = stored.removesuffix(".weight") if stored.endswith(".weight") else label
+    name = name.removesuffix("_quant") if node.op_type in INTEGER else name
+    layer = _layer(name, shape, groups, attributes, found.what)
+    if transposed:
+        layer = replace(layer, kind="transposed")
+    found.offer(layer, label, weights.place, lambda: weights.weight)
+
+
+def _of_reals(name: str, values: Values) -> _Weights:
+    """Weights that are real numbers where the node takes them."""
+    tensor = values.tensor(name)
+    if tensor is not None:
+        bits = _BITS.get(tensor.data_type, 0)
+        return _Weights(tuple(tensor.dims), tensor.name, Weight(lambda: values.read(tensor), bits, leaf=tensor), tensor.name)
+    value = values.fold(name)
+    array = value.array
+    real = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    place = (value.leaves, hashlib.blake2b(array.tobytes()).digest())
+    weight = Weight(lambda: array, 8 * array.dtype.itemsize if real else 0, value.quantised)
+    return _Weights(array.shape, place, weight, values.origin(name))
+
+
+def _of_integers(node: Any, values: Values) -> _Weights:
+    """Weights of a node that takes integers: their zero points, and in QLinearConv their scales, are inputs beside them."""
+    names = dict(zip(INTEGER[node.op_type], node.input, strict=False))
+    stored = values.array(names["weight"])
+    if stored.dtype.kind not in "iu":
+        raise NotConstant("weights are not the integers that the operator takes")
+    scale = values.array(names["scale"]) if "scale" in names else np.ones(1, np.float32)
+    zero = values.array(names["zero"]) if names.get("zero") else None
+    place = (names["weight"], scale.tobytes(), b"" if zero is None else zero.tobytes())
+    weight = Weight(partial(dequantise, stored, scale, zero), quantised=True)
+    return _Weights(stored.shape, place, weight, values.origin(names["weight"]))
+
+
+_BITS: Mapping[int, int] = {1: 32, 10: 16, 11: 64, 16: 16}
+"""Of the real numbers among onnx.TensorProto.DataType: FLOAT, FLOAT16, DOUBLE, BFLOAT16."""
+
+
+def _text(name: str | bytes) -> str:
+    """A name; protobuf leaves one that is not UTF-8 as bytes."""
+    return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
 def _attributes(node: Any) -> dict[str, Any]:
@@ -150,28 +183,15 @@ def _attributes(node: Any) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _constant(node: Any) -> Any | None:
-    """The tensor of a Constant node, or None."""
-    if node.op_type != "Constant" or len(node.output) != 1:
-        return None
-    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """The name, numbered where another layer has it."""
-    unique, number = name, 2
-    while unique in taken:
-        unique, number = f"{name}_{number}", number + 1
-    taken.add(unique)
-    return unique
-
-
-def _layer(name: str, shape: tuple[int, ...], groups: int, attributes: dict[str, Any]) -> Layer:
-    kind: Kind = "multiplier" if shape[0] > groups else "depthwise"
+def _layer(name: str, shape: tuple[int, ...], groups: int, attributes: dict[str, Any], what: str) -> Layer:
+    try:
+        stride, dilation = _pair(attributes.get("strides")), _pair(attributes.get("dilations"))
+        padding = _padding(attributes)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"{what}: the attributes of {name} make no sense ({one_line(error)}). Fetch the file again.") from error
     return Layer(
-        name, shape[2], shape[3], shape[0], groups, _pair(attributes.get("strides")), _pair(attributes.get("dilations")),
-        _padding(attributes), "zeros", None, kind,
-    )  # fmt: skip
+        name, shape[2], shape[3], shape[0], groups, stride, dilation, padding, "zeros", None, kind_of_layer(shape[0], groups)
+    )
 
 
 def _pair(values: Iterable[int] | None) -> Pair:

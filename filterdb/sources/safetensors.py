@@ -1,7 +1,7 @@
 """Safetensors: the header read strictly, and the tensors by their place in the file.
 
 A file is 8 bytes (little-endian length of the header), the header (JSON, from name to dtype, shape and place), and the numbers.
-The reader is our own because a hub sends the header and the numbers apart, and because the header is a stranger's.
+filterdb has its own reader because a hub sends the header and the numbers separately, and because the header is untrusted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What models, layers and filters are: their types, ids and tables. Other tables are in the rooms that fill them."""
+"""Models, layers and filters: their types, ids and tables. Other tables are in the rooms that fill them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from filterdb.kernels.sizes import Pair
 
-Kind = Literal["depthwise", "multiplier", "branch"]
+Kind = Literal["depthwise", "multiplier", "branch", "transposed"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,27 @@ class Layer:
     """0-based stage of the network, read from the module name where it says one."""
     kind: Kind = "depthwise"
     """"multiplier" when out_channels > in_channels; "branch" for one of several parallel depthwise branches that a
-    reparameterisable block merges into one kernel after training."""
+    reparameterisable block merges into one kernel after training; "transposed" for a transposed convolution, whose kernel is
+    what one input pixel adds to the output, stored as its file has it."""
+
+
+@dataclass(frozen=True)
+class RegularLayer:
+    """An ordinary convolution, without its weights: each of its kernels has an output and an input channel."""
+
+    name: str
+    kind: Literal["stem", "regular"]
+    """"stem" for the one that sees the image."""
+    kernel_h: int
+    kernel_w: int
+    out_channels: int
+    in_channels: int
+    """Input channels that each output sees."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Tensors or layers that looked like candidates and were left out, with the reason."""
+    """Tensors or layers that looked like candidates and were skipped, with the reason."""
 
     reason: str
     names: tuple[str, ...]
@@ -71,6 +86,8 @@ class ModelFacts:
     """Commit of the hub repository the file was read from."""
     bytes_read: int | None = None
     """Bytes moved from the hub or the disk for this model (header and kernels)."""
+    quantised: bool = False
+    """Whether kernels were stored as integers, and are what these stand for."""
 
 
 @dataclass
@@ -85,6 +102,10 @@ class Model:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Things the user should know: what is unknown, which of two weight sets was taken, a whole-file download."""
+    regular: list[RegularLayer] = field(default_factory=list)
+    """The ordinary convolutions that were asked for."""
+    read_regular: Callable[[], Iterator[NDArray[np.float32]]] = lambda: iter(())
+    """Yields one (out_channels, in_channels, kernel_h, kernel_w) float32 array for each of them."""
 
 
 ID_RANGE = 2**63
@@ -103,6 +124,13 @@ def filter_ids(model: str, layer: str, channels: int) -> NDArray[np.int64]:
     return ((start + np.arange(channels, dtype=np.uint64)) & np.uint64(ID_RANGE - 1)).astype(np.int64)
 
 
+def pair_ids(model: str, layer: RegularLayer, channels: NDArray[np.int64], in_channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Stable 63-bit ids of kernels of an ordinary convolution, given by their output and input channels, row-major."""
+    start = np.uint64(layer_id(model, layer.name))
+    offset = (channels * layer.in_channels + in_channels).astype(np.uint64)
+    return ((start + offset) & np.uint64(ID_RANGE - 1)).astype(np.int64)
+
+
 def table(**columns: pa.DataType) -> pa.Schema:
     """The columns of a stored table, by name."""
     return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
@@ -112,8 +140,8 @@ MODELS = table(
     model=pa.string(), source=pa.string(), architecture=pa.string(), tag=pa.string(), step=pa.int64(), run=pa.string(),
     dataset=pa.string(), pretrain_dataset=pa.string(), task=pa.string(), params=pa.int64(), top1=pa.float64(),
     licence=pa.string(), input_size=pa.string(), sha256=pa.string(), revision=pa.string(), bytes_read=pa.int64(),
-    layers=pa.int64(), filters=pa.int64(), skipped=pa.string(), notes=pa.string(), kernels_sha256=pa.string(),
-    ingested_at=pa.timestamp("us", tz="UTC"),
+    quantised=pa.bool_(), layers=pa.int64(), filters=pa.int64(), skipped=pa.string(), notes=pa.string(),
+    kernels_sha256=pa.string(), ingested_at=pa.timestamp("us", tz="UTC"),
 )  # fmt: skip
 LAYERS = table(
     model=pa.string(), layer=pa.string(), depth=pa.int32(), depth_norm=pa.float64(), stage=pa.int32(), kernel_h=pa.int32(),

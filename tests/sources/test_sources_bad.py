@@ -59,10 +59,28 @@ def test_files_that_are_something_else(tmp_path: Path, suffix: str, content: byt
     refused(path, word)
 
 
-def test_tflite(tmp_path: Path) -> None:
-    path = tmp_path / "x.tflite"
-    path.write_bytes(b"\x1c\x00\x00\x00TFL3rest")
-    refused(path, "TensorFlow Lite", "not supported")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.param", b"7767517\n2 2\n", ("ncnn", ".onnx")), ("x.param.bin", b"\xdd\x85\x76\x00rest", ("ncnn",)),
+        ("x.caffemodel", b"\x0a\x03net", ("Caffe", "caffe2onnx")), ("x.mlmodel", b"\x08\x04", ("Core ML", ".onnx")),
+        ("x.pdparams", b"\x80\x02}q", ("Paddle", "paddle2onnx")), ("x.gguf", b"GGUF\3\0\0\0", ("GGUF", ".safetensors")),
+        ("x.bin", b"GGUF\3\0\0\0", ("GGUF", ".safetensors")), ("x.pb", b"\x0a\x10", ("TensorFlow graph", "tf2onnx")),
+        ("net-0000.params", b"\x12\x01\0\0\0\0\0\0\0\0", ("MXNet", "export_model")),
+    ],
+)  # fmt: skip
+def test_files_of_other_frameworks_are_named_with_what_to_do(
+    tmp_path: Path, name: str, content: bytes, words: tuple[str, ...]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(path, *words)
+
+
+def test_weights_of_ncnn_are_known_by_the_file_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "x.param").write_bytes(b"7767517\n2 2\n")
+    (tmp_path / "x.bin").write_bytes(b"\x47\x6b\x30\x01rest")
+    refused(tmp_path / "x.bin", "ncnn")
 
 
 class Evil:

@@ -48,7 +48,8 @@ class Zoo(nn.Module):
         self.dense = nn.Conv2d(24, 24, 3)
         self.grouped = nn.Conv2d(24, 24, 3, groups=4)
         self.single = nn.Conv2d(1, 24, 3)
-        self.up = nn.ConvTranspose2d(24, 24, 4, groups=24)
+        self.up = nn.ConvTranspose2d(24, 24, 4, stride=2, padding=1, groups=24)
+        self.wide = nn.ConvTranspose2d(24, 48, 4, groups=24)
         self.tied = nn.Conv2d(24, 24, (1, 5), groups=24)
         self.tied.weight = self.row.weight
 
@@ -57,7 +58,8 @@ def test_a_module_is_stored_as_what_it_is() -> None:
     zoo = Zoo()
     model, kernels = read(zoo)
     layers = {layer.name: layer for layer in model.layers}
-    assert list(layers) == ["plain", "multiplier", "dilated", "strided", "row", "column", "even", "same"]
+    assert list(layers) == ["plain", "multiplier", "dilated", "strided", "row", "column", "even", "same", "up"]
+    assert (layers["up"].kind, layers["up"].stride, layers["up"].padding) == ("transposed", (2, 2), (1, 1))
     for name, kernel in kernels.items():
         np.testing.assert_array_equal(kernel, zoo.state_dict()[f"{name}.weight"][:, 0].numpy())
     assert layers["plain"].padding == (3, 3)
@@ -73,7 +75,7 @@ def test_a_module_is_stored_as_what_it_is() -> None:
     assert (layers["even"].kernel_h, layers["even"].kernel_w, layers["even"].padding_mode) == (2, 4, "reflect")
     assert (layers["same"].padding, layers["same"].stride) == ("same", (2, 2))
     assert {(skipped.reason, skipped.names) for skipped in model.skipped} == {
-        (POINTWISE, ("pointwise",)), (TRANSPOSED, ("up",)), (SHARED, ("tied",)),
+        (POINTWISE, ("pointwise",)), (TRANSPOSED, ("wide",)), (SHARED, ("tied",)),
     }  # fmt: skip
     assert model.name == "Zoo"
     assert model.facts.params == sum(weight.numel() for weight in zoo.parameters())

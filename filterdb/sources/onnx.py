@@ -19,7 +19,7 @@ import numpy as np
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
 from filterdb.sources.finder import Finder, Weight, dequantise, kind_of_layer, listed, one_line, unequal
-from filterdb.sources.layers import NOT_FLOAT, TRANSPOSED
+from filterdb.sources.layers import NOT_FLOAT, TRANSPOSED, sheet
 from filterdb.sources.onnx_values import NotConstant, Values
 from filterdb.sources.options import Options, Progress
 from filterdb.store.schema import Layer, Model, ModelFacts
@@ -122,7 +122,7 @@ def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
         found.skip(str(reason), label)
         return
     shape, transposed = weights.shape, node.op_type == "ConvTranspose"
-    if len(shape) != 4 or shape[0] % groups or (transposed and shape[0] != groups):
+    if not 3 <= len(shape) <= 5 or shape[0] % groups or (transposed and shape[0] != groups):
         return
     if shape[1] != 1:  # grouped, and not depthwise
         if transposed:
@@ -185,25 +185,29 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 def _layer(name: str, shape: tuple[int, ...], groups: int, attributes: dict[str, Any], what: str) -> Layer:
     try:
-        stride, dilation = _pair(attributes.get("strides")), _pair(attributes.get("dilations"))
-        padding = _padding(attributes)
+        stride, dilation = _pair(attributes.get("strides"), 1), _pair(attributes.get("dilations"), 1)
+        padding = _padding(attributes, len(shape) - 2)
     except (TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"{what}: the attributes of {name} make no sense ({one_line(error)}). Fetch the file again.") from error
     return Layer(
-        name, shape[2], shape[3], shape[0], groups, stride, dilation, padding, "zeros", None, kind_of_layer(shape[0], groups)
-    )
+        name, *sheet(shape[2:]), shape[0], groups, stride, dilation, padding, "zeros", None, kind_of_layer(shape[0], groups),
+        len(shape) - 2,
+    )  # fmt: skip
 
 
-def _pair(values: Iterable[int] | None) -> Pair:
-    rows, columns = list(values or (1, 1))[:2]
+def _pair(values: Iterable[int] | None, without: int) -> Pair:
+    """Along rows and columns, the last two axes; one dimension has ``without`` along rows."""
+    *_, rows, columns = [without, *(values or (1, 1))]
     return int(rows), int(columns)
 
 
-def _padding(attributes: dict[str, Any]) -> Pair | Literal["same"] | None:
+def _padding(attributes: dict[str, Any], ndim: int) -> Pair | Literal["same"] | None:
     automatic = attributes.get("auto_pad", b"NOTSET")
     if automatic.startswith(b"SAME"):
         return "same"
     if automatic == b"VALID":
         return 0, 0
-    top, left, bottom, right = [int(value) for value in attributes.get("pads", (0, 0, 0, 0))]
-    return (top, left) if (top, left) == (bottom, right) else None
+    pads = [int(value) for value in attributes.get("pads", (0,) * 2 * ndim)]
+    if len(pads) != 2 * ndim:
+        raise ValueError(f"{len(pads)} pads")
+    return _pair(pads[:ndim], 0) if pads[:ndim] == pads[ndim:] else None

@@ -20,7 +20,7 @@ from filterdb.cli.plot import plot
 from filterdb.cli.progress import Bar, IngestProgress
 from filterdb.cli.runs import evaluate
 from filterdb.cli.serve import serve
-from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, Models, Out, Param, Size, existing, flags, open_database
+from filterdb.cli.shared import AsOf, Db, Form, Json, Limit, MatchKeys, Models, Out, Param, Size, existing, flags, open_database
 from filterdb.cli.train import train
 from filterdb.errors import InvalidArgument
 
@@ -82,11 +82,16 @@ def ingest(
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     top1: Annotated[float | None, typer.Option(help="Top-1 accuracy in percent.")] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="timm architecture of a checkpoint file. It adds strides, stages and so on.")
+        str | None,
+        typer.Option(
+            help="Architecture of a checkpoint file, for strides, stages and so on: a timm name, or your own code as "
+            "file.py:function or package.module:function."
+        ),
     ] = None,
     architecture_arg: Annotated[
-        list[str] | None, typer.Option(help="Argument of timm.create_model as NAME=VALUE, with VALUE in JSON. Repeatable.")
+        list[str] | None, typer.Option(help="Argument of the architecture as NAME=VALUE, with VALUE in JSON. Repeatable.")
     ] = None,
+    match_keys: MatchKeys = "name",
     weights: Annotated[
         str, typer.Option(help="Which weights to take from a file with two sets: auto (EMA if present), ema or raw.")
     ] = "auto",
@@ -113,6 +118,7 @@ def ingest(
             *sources, jobs=jobs, skip_existing=skip_existing, check=False, reporter=reporter, name=name, dataset=dataset,
             pretrain_dataset=pretrain_dataset, task=task, step=step, licence=licence, top1=top1, architecture=architecture,
             architecture_args=_values(architecture_arg), weights=weights, pointwise=pointwise, stem=stem, regular=regular,
+            match_keys=match_keys,
         )  # fmt: skip
     failed = failures(outcomes)
     if as_json:

@@ -130,16 +130,16 @@ class IngestProgress(_Shown):
             self._say(outcome)
 
     def _say(self, outcome: Outcome) -> None:
-        """A finished model: one line, and its notes."""
+        """A finished model: one line, and one more where there is something to know of it."""
         from rich.console import Console
         from rich.markup import escape
 
         console = self._bars.console if self._bars else Console(stderr=True, highlight=False)
         console.print(f"{MARKS[outcome.status]} {escape(line(outcome))}", soft_wrap=True)
-        for note in outcome.notes if outcome.status != "skipped" else []:
-            console.print(f"    {escape(note)}", style="dim", soft_wrap=True)
-        for item in outcome.skipped:
-            console.print(f"    left out: {escape(item)}", style="dim", soft_wrap=True)
+        notes = [] if outcome.status == "skipped" else list(outcome.notes)
+        notes += [f"left out: {', '.join(outcome.skipped)}"] if outcome.skipped else []
+        if notes:
+            console.print(f"    {escape('; '.join(notes))}", style="dim", soft_wrap=True)
 
     def _where(self) -> str:
         reading = [

@@ -9,7 +9,7 @@ import typer
 
 from filterdb.cli.output import print_json
 from filterdb.cli.progress import Bar
-from filterdb.cli.shared import Db, Json, open_database
+from filterdb.cli.shared import Db, Json, MatchKeys, open_database
 
 if TYPE_CHECKING:
     from filterdb.images import Images
@@ -22,7 +22,11 @@ Data = Annotated[
     ),
 ]
 Architecture = Annotated[
-    str | None, typer.Option(help="Architecture of a file that does not name it: a timm name, mcunet_in3 or proxyless_w0.3.")
+    str | None,
+    typer.Option(
+        help="Architecture of a file that does not name it: a timm name, mcunet_in3, proxyless_w0.3, or your own code as "
+        "file.py:function or package.module:function."
+    ),
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the data.")]
 Part = Annotated[
@@ -57,6 +61,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="timm:NAME, hf:OWNER/NAME, a checkpoint file, or demo.")],
     data: Data,
     architecture: Architecture = None,
+    match_keys: MatchKeys = "name",
     original: Annotated[str | None, typer.Option(help="Original network, for agreement and KL divergence.")] = None,
     split: Split = None, part: Part = None, limit: Limit = None, seed: Seed = 0,
     batch_size: BatchSize = 64, workers: Workers = 0, device: Device = None, amp: Amp = False,
@@ -73,8 +78,8 @@ def evaluate(
     with Bar(quiet=as_json) as bar:
         found = database.evaluate(
             model, images_of(data, split, part, limit, seed, batch_size, workers, input_size, crop_pct),
-            architecture=architecture, original=original, device=device, amp=amp, channels_last=channels_last,
-            about=About(bank, mode), keep=keep, progress=bar,
+            architecture=architecture, match_keys=match_keys, original=original, device=device, amp=amp,  # type: ignore[arg-type]
+            channels_last=channels_last, about=About(bank, mode), keep=keep, progress=bar,
         )  # fmt: skip
     if as_json:
         return print_json(found.to_dict())

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 Db = Annotated[
     str | None, typer.Option("--db", help="Database folder. Default: $FILTERDB_PATH, else ./filters.", show_default=False)
 ]
+MatchKeys = Annotated[
+    str,
+    typer.Option(help="Match tensors by name, or by order where names differ and order and shapes agree exactly."),
+]
 AsOf = Annotated[str | None, typer.Option(help="Read an older version, by number or UTC time such as 2026-03-01T12:00.")]
 Form = Annotated[Format, typer.Option("--format", help="Output format.")]
 Json = Annotated[bool, typer.Option("--json", help="The same as --format json.")]

@@ -233,7 +233,7 @@ def store(
         facts = {f.name: getattr(model.facts, f.name) for f in fields(ModelFacts)}
         row = facts | {
             "model": model.name, "layers": len(model.layers), "filters": count, "skipped": "; ".join(skipped) or None,
-            "notes": " ".join(model.notes) or None, "kernels_sha256": digest.hexdigest(), "ingested_at": datetime.now(UTC),
+            "notes": "; ".join(model.notes) or None, "kernels_sha256": digest.hexdigest(), "ingested_at": datetime.now(UTC),
         }  # fmt: skip
         stage.write("models", [pa.Table.from_pylist([row], schema.MODELS)], schema.MODELS)
         field_store.put_descriptors(model.name, stage.edition, _row_groups(described))

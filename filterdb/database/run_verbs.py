@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filterdb.database.base import Base
 from filterdb.errors import InvalidArgument
@@ -41,7 +41,8 @@ class RunVerbs(Base):
     def evaluate(
         self, model: str | os.PathLike[str] | Network | nn.Module, data: Data, *, architecture: str | None = None,
         original: str | os.PathLike[str] | Network | nn.Module | None = None, device: str | None = None, amp: bool = False,
-        channels_last: bool = False, about: About | None = None, keep: bool = True, progress: Progress | None = None,
+        channels_last: bool = False, about: About | None = None, keep: bool = True,
+        match_keys: Literal["name", "order"] = "name", progress: Progress | None = None,
     ) -> Evaluation:  # fmt: skip
         """Measure a network on images, and keep what came out in ``runs`` and ``metrics``.
 
@@ -55,6 +56,7 @@ class RunVerbs(Base):
             channels_last: the memory layout of channels last.
             about: what the table should say of the model's kernels; by default what the model's file says.
             keep: False stores nothing.
+            match_keys: "order" matches the tensors of a file by their order, where names differ and all shapes agree.
             progress: called with the current step, the images done, and the total.
 
         Returns:
@@ -73,7 +75,7 @@ class RunVerbs(Base):
         started = runs.now()
         choice, about = Images.of(data), about or About()
         images, batch_size, workers = choice.open(), choice.batch_size or BATCH_SIZE, choice.workers
-        network = network_of(model, architecture, choice.preprocessing)
+        network = network_of(model, architecture, choice.preprocessing, match_keys)
         compared = None if original is None else network_of(original, architecture, choice.preprocessing)
         settings = {
             "batch_size": batch_size, "workers": workers, "amp": amp, "channels_last": channels_last, "limit": choice.limit,
@@ -102,7 +104,10 @@ class RunVerbs(Base):
 
 
 def network_of(
-    model: str | os.PathLike[str] | Network | nn.Module, architecture: str | None, preprocessing: Mapping[str, Any] | None
+    model: str | os.PathLike[str] | Network | nn.Module,
+    architecture: str | None,
+    preprocessing: Mapping[str, Any] | None,
+    match_keys: Literal["name", "order"] = "name",
 ) -> Network:
     """A network from whatever names it."""
     from torch import nn
@@ -121,4 +126,4 @@ def network_of(
             f"A {type(model).__name__} is no network. Give a source such as timm:NAME, a file, or an nn.Module."
         )
     hub = os.fspath(model).startswith(("timm:", "hf:"))
-    return load(model, architecture=None if hub else architecture, preprocessing=preprocessing)
+    return load(model, architecture=None if hub else architecture, preprocessing=preprocessing, match_keys=match_keys)

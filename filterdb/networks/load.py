@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
 from filterdb.networks.network import Network, described, preprocessing_of
-from filterdb.sources import recipes
+from filterdb.sources import own, recipes, renaming
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,17 +29,19 @@ def load(
     args: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     new_head: bool = False,
+    match_keys: Literal["name", "order"] = "name",
 ) -> Network:
     """A network with its weights, in eval mode, on the CPU.
 
     Args:
         source: ``timm:NAME[.TAG]`` with timm's pretrained weights, ``hf:OWNER/NAME`` for a model that timm saved on the hub, a
             checkpoint file, or the name of a recipe that has one file.
-        architecture: the architecture of a file: a timm name, ``mcunet_in3`` or ``proxyless_w0.3``. Files that
-            ``filterdb.networks.save`` wrote say it themselves.
+        architecture: the architecture of a file: a timm name, ``mcunet_in3`` or ``proxyless_w0.3``, or your own code as
+            ``package.module:function`` or ``file.py:function``. Files that ``filterdb.networks.save`` wrote say it themselves.
         num_classes: how many classes it must have; by default as many as its weights have.
         args: keyword arguments for ``timm.create_model``, where the network is a variation of the architecture.
         preprocessing: values of timm's data configuration that override the source: input_size (3, h, w), crop_pct …
+        match_keys: "order" matches the tensors of a file by their order, where names differ and all shapes agree.
         new_head: where ``num_classes`` differs from the weights', put an untrained classifier in the place of theirs.
 
     Returns:
@@ -60,12 +62,14 @@ def load(
         path, facts = _of_recipe(text)
         network = _from_file(
             path, text, text, architecture or facts.get("architecture"), {**facts.get("architecture_args", {}), **said},
-            num_classes, new_head, {**SHIPPED.get(text, {}), **(preprocessing or {})},
+            num_classes, new_head, {**SHIPPED.get(text, {}), **(preprocessing or {})}, match_keys == "order",
         )  # fmt: skip
     elif path.is_file():
         from filterdb.sources.local import stem
 
-        network = _from_file(path, stem(path), text, architecture, said, num_classes, new_head, preprocessing)
+        network = _from_file(
+            path, stem(path), text, architecture, said, num_classes, new_head, preprocessing, match_keys == "order"
+        )
     else:
         raise _nothing(text, scheme if colon else None, path)
     if num_classes is not None and network.num_classes not in (None, num_classes):
@@ -98,7 +102,7 @@ def new(
         known = str(facts.get("architecture"))
         said = {**facts.get("architecture_args", {}), **said}
         cfg = {**SHIPPED.get(architecture, {}), **cfg}
-    if not timm.is_model(known):
+    if not timm.is_model(known) and not own.is_own(known):
         raise not_found("architecture", architecture, timm.list_models())
     if num_classes is not None:
         said["num_classes"] = num_classes
@@ -160,7 +164,7 @@ def _of_recipe(name: str) -> tuple[Path, dict[str, Any]]:
 
 def _from_file(
     path: Path, name: str, source: str, architecture: str | None, args: dict[str, Any], num_classes: int | None, new_head: bool,
-    preprocessing: Mapping[str, Any] | None,
+    preprocessing: Mapping[str, Any] | None, by_order: bool,
 ) -> Network:  # fmt: skip
     from filterdb.networks.weights import BUILDING, read
     from filterdb.sources import inverted
@@ -168,6 +172,8 @@ def _from_file(
     weights = read(path)
     what, written = path.name, weights.metadata
     known = architecture or written.get("architecture")
+    if known is None and (found := renaming.recognised(weights.state)) is not None:
+        known, args = found[0], {**found[1], **args}
     if known is None:
         raise InvalidArgument(
             f"{what} does not say its architecture. Name it: a timm architecture, or {' or '.join(inverted.PLANS)}."
@@ -178,18 +184,24 @@ def _from_file(
     if known in inverted.PLANS:
         module = inverted.build(known, weights.state, what)
     else:
-        module = _timm(known, args, weights, what, None if new_head else num_classes)
+        module = _timm(known, args, weights, what, None if new_head else num_classes, by_order)
     preprocessing = {**written.get("preprocessing", {}), **(preprocessing or {})}
     besides = {key: value for key, value in written.items() if key not in BUILDING}
     return Network(name, module.eval(), preprocessing_of(module, preprocessing), source, known, args, besides)
 
 
-def _timm(architecture: str, args: dict[str, Any], weights: Weights, what: str, num_classes: int | None) -> nn.Module:
-    """A timm architecture with the weights of a file."""
+def _timm(
+    architecture: str, args: dict[str, Any], weights: Weights, what: str, num_classes: int | None, by_order: bool
+) -> nn.Module:  # fmt: skip
+    """A timm architecture, or one of the user's own, with the weights of a file."""
     import timm
 
     from filterdb.sources import inverted
 
+    if own.is_own(architecture):
+        module = own.build(architecture, args)
+        _fill(module, _own_keys(module, weights.state, by_order), architecture, what)
+        return module
     bare = architecture.partition(".")[0]
     if not timm.is_model(bare):
         raise not_found("architecture", architecture, [*timm.list_models(), *inverted.PLANS])
@@ -200,7 +212,7 @@ def _timm(architecture: str, args: dict[str, Any], weights: Weights, what: str, 
     if classes is not None and "num_classes" not in args:
         args = {**args, "num_classes": classes}
     module = _build(architecture, args)
-    state = _own_keys(module, weights.state)
+    state = _own_keys(module, weights.state, by_order)
     if "num_classes" not in args and (classes := _classes(state, names)) is not None:  # known only under timm's keys
         args = {**args, "num_classes": classes}
         module = _build(architecture, args)
@@ -213,6 +225,8 @@ def _timm(architecture: str, args: dict[str, Any], weights: Weights, what: str, 
 def _build(architecture: str, args: Mapping[str, Any]) -> nn.Module:
     import timm
 
+    if own.is_own(architecture):
+        return own.build(architecture, args)
     try:
         module: nn.Module = timm.create_model(architecture, pretrained=False, **args)
     except Exception as error:  # timm's constructors can raise anything on wrong arguments
@@ -228,8 +242,15 @@ def _classes(state: Mapping[str, Tensor], classifier: Any) -> int | None:
     return None if found is None else int(found.shape[0])
 
 
-def _own_keys(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict, renamed as timm does where its keys are not the module's and that makes them so, more of them at least."""
+def _own_keys(module: nn.Module, state: dict[str, Tensor], by_order: bool) -> dict[str, Tensor]:
+    """A state dict, renamed as timm does where its keys are not the module's and that makes them so, more of them at least.
+
+    Or from another project's names, or by the order of its tensors where that was asked for.
+    """
+    if (found := renaming.renamed(state, module)) is not None:
+        return found[0]
+    if by_order and (ordered := renaming.by_order(state, module)) is not None:
+        return ordered
     wanted = set(module.state_dict())
     filters = vars(sys.modules[type(module).__module__])
     rename = filters.get("checkpoint_filter_fn") or filters.get("_filter_fn")
@@ -251,8 +272,10 @@ def _fill(module: nn.Module, state: dict[str, Tensor], architecture: str, what: 
     if missing or more:
         parts = [f"{len(keys)} keys {word} ({keys[0]} …)" for keys, word in ((missing, "missing"), (more, "not its own")) if keys]
         raise SourceError(
-            f"{what} does not hold the weights of {architecture}: {', '.join(parts)}. Give its own architecture or arguments."
-        )
+            f"{what} does not hold the weights of {architecture}: {', '.join(parts)}. "
+            + ("All tensors agree in order and shape: add --match-keys order." if renaming.by_order(state, module) else
+               "Give its own architecture or arguments.")
+        )  # fmt: skip
     for key, leaf in state.items():
         if tuple(leaf.shape) != tuple(wanted[key].shape):
             raise SourceError(

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Options", "Pending", "Progress", "assemble", "checkpoint", "computed", "formats", "held", "inverted", "layers", "local",
-    "module", "network", "onnx", "options", "recipes", "resolve", "safetensors", "stored", "things", "timm", "unwrap",
+    "module", "network", "onnx", "options", "own", "recipes", "renaming", "resolve", "safetensors", "stored", "things",
+    "timm", "unwrap",
 ]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")
@@ -124,6 +125,8 @@ def _from_recipe(name: str, options: Options) -> list[Pending]:
 
 
 def _from_entry(entry: recipes.Entry, options: Options) -> list[Pending]:
+    if entry.path is None and entry.source.startswith(recipes.PACKAGE):
+        raise recipes.absent(entry.source)
     if entry.path is None:
         return _resolve(entry.source, options)
     if entry.source.startswith(recipes.RUN):

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError, one_line
-from filterdb.sources import computed
+from filterdb.sources import computed, renaming
 from filterdb.sources import layers as read_layers
 from filterdb.sources import regular as ordinary_layers
 from filterdb.sources.effective import effective
-from filterdb.sources.network import Network, build_from_shapes, built_from_shapes, fit_classes, match
+from filterdb.sources.network import Network, build, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
 from filterdb.store.schema import Layer, Model, ModelFacts, RegularLayer, Skipped
 
-UNKNOWN = "unknown architecture: stride, dilation, padding and in_channels are null, and layers were recognised by their shapes"
+UNKNOWN = "unknown architecture: strides, dilations, paddings and input channels are null (--architecture NAME gives them)"
 FLOATS = {
     "F32": 4, "F16": 2, "BF16": 2, "F64": 8,
     "torch.float32": 4, "torch.float16": 2, "torch.bfloat16": 2, "torch.float64": 8,
@@ -54,6 +54,8 @@ class Located:
     regular: list[RegularLayer]
     """The ordinary convolutions that the options ask for."""
     regular_leaves: list[Any]
+    architecture: str | None
+    """The one that was named or recognised, if its names are those of the file."""
 
 
 def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Network | None = None) -> Located:
@@ -66,15 +68,20 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
             "give a whole checkpoint."
         )
     leaves: list[Any] | None = None
-    params = None
+    params = architecture = None
     if network is None and options.architecture is not None and built_from_shapes(options.architecture):
         network = build_from_shapes(options.architecture, state, what, pointwise=options.pointwise)
+    if network is None and options.architecture is None and (known := renaming.recognised(state)) is not None:
+        architecture, args, _ = known
+        network = build(architecture, args, pointwise=options.pointwise)
+        notes.append(f"recognised as {architecture} (--architecture NAME chooses another)")
     if network is not None:
         network = fit_classes(network, state, pointwise=options.pointwise)
-        leaves, keyed, said = match(network, state, what)
+        leaves, keyed, said = match(network, state, what, by_order=options.match_keys == "order")
         notes += said
     if network is not None and leaves is not None:
         layers, skipped, params = network.layers, network.skipped, network.params
+        architecture = network.architecture
         ordinary = ordinary_layers.from_module(network.module)
     else:
         layers, keys, skipped = read_layers.from_shapes(state, pointwise=options.pointwise)
@@ -93,7 +100,7 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
             raise SourceError(
                 f"{what}: {one_line(one)} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
             )
-    return Located(layers, leaves, skipped, notes, params, ordinary, regular_leaves)
+    return Located(layers, leaves, skipped, notes, params, ordinary, regular_leaves, architecture)
 
 
 def assemble(
@@ -105,6 +112,7 @@ def assemble(
     if any(FLOATS[str(leaf.dtype)] == 8 for leaf in leaves):
         found.notes.append("stored as float64: precision was reduced to float32")
     facts = facts if found.params is None else replace(facts, params=found.params)
+    facts = replace(facts, architecture=facts.architecture or found.architecture)
     facts = options.facts(replace(facts, bytes_read=computed.cost(checkpoint, [*leaves, *found.regular_leaves])))
     return Model(
         name, facts, layers, lambda: kernels(computed.read(checkpoint, leaves), layers, what), found.skipped, found.notes,

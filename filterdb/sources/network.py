@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import InvalidArgument, SourceError, not_found
 from filterdb.sources import layers as read_layers
+from filterdb.sources import own, renaming
 from filterdb.store.schema import Layer, Skipped
 
 if TYPE_CHECKING:
@@ -38,11 +39,18 @@ def describe(
 
 
 def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False) -> Network:
-    """A timm architecture (``name`` or ``name.tag``) on the meta device; nothing is downloaded and no weight is made."""
+    """A timm architecture (``name`` or ``name.tag``) on the meta device; nothing is downloaded and no weight is made.
+
+    One of the user's own (see ``filterdb.sources.own``) is built as its function does.
+    """
     import timm
     import torch
 
     from filterdb.sources.inverted import PLANS
+
+    if own.is_own(architecture):
+        module = own.build(architecture, args)
+        return describe(module, pointwise=pointwise, architecture=architecture, args=args)
 
     if not timm.is_model(architecture):
         raise not_found("architecture", architecture.partition(".")[0], [*timm.list_models(), *PLANS])
@@ -113,11 +121,14 @@ def fit_classes(network: Network, state: Mapping[str, Any], *, pointwise: bool =
     return build(network.architecture, {**network.args, "num_classes": classes}, pointwise=pointwise)
 
 
-def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[Any] | None, Mapping[str, Any], list[str]]:
+def match(
+    network: Network, state: Mapping[str, Any], what: str, *, by_order: bool = False
+) -> tuple[list[Any] | None, Mapping[str, Any], list[str]]:  # fmt: skip
     """The leaf of each layer, or None where the keys are not this network's; all leaves by its keys; what the user should know.
 
-    Keys are the modules' names with ``.weight``, as they are, under one prefix, or after the renaming that timm does for this
-    architecture, which is run on shapes alone.
+    Keys are the modules' names with ``.weight``, as they are, under one prefix, after the renaming that timm does for this
+    architecture, which is run on shapes alone, or another project's names of it (``filterdb.sources.renaming``). ``by_order``
+    matches tensors by their order, where names differ and all shapes agree.
     """
     wanted = [f"{layer.name}.weight" for layer in network.layers]
     if not wanted:
@@ -128,16 +139,30 @@ def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[A
         prefixes = [key.removesuffix(wanted[0]) for key in state if key.endswith("." + wanted[0])]
         prefix = next((p for p in prefixes if all(p + key in state for key in wanted)), None)
         renamed = None if prefix else _renamed_by_timm(network.module, state)
+        named = None if prefix else renaming.renamed(state, network.module)
+        ordered = None if prefix or named else renaming.by_order(state, network.module)
         if prefix:
             found = {key.removeprefix(prefix): leaf for key, leaf in state.items() if key.startswith(prefix)}
             notes.append(f"the network's keys have the prefix {prefix}")
         elif renamed is not None and all(key in renamed for key in wanted):
             found = renamed
             notes.append("the file's keys are not the modules' names: renamed as timm does when it loads the file")
+        elif named is not None:
+            found = named[0]
+            notes.append(f"the file has the names of {named[1]}: read as those of timm")
+        elif by_order and ordered is not None:
+            found = ordered
+            notes.append(renaming.matched(state, ordered))
         else:
             missing = next(key for key in wanted if key not in found)
             owner = network.architecture
             reason = f"the file's keys are not those of {owner} ({missing} is missing): layers read from shapes instead"
+            if by_order:
+                raise SourceError(
+                    f"{what}: its tensors are not those of {network.architecture} in order and shape. Match by name."
+                )
+            if ordered is not None:
+                reason += ". All tensors agree in order and shape: match them with --match-keys order"
             return None, state, [reason]
     leaves = [found[key] for key in wanted]
     for layer, leaf in zip(network.layers, leaves, strict=True):

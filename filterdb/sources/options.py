@@ -30,11 +30,14 @@ class Options:
     licence: str | None = None
     top1: float | None = None
     architecture: str | None = None
-    """timm's architecture name (or mcunet_in3, proxyless_w0.3), for a file that does not say: strides, paddings and stages."""
+    """timm's architecture name (or mcunet_in3, proxyless_w0.3), or ``package.module:function`` or ``file.py:function`` of your
+    own, for a file that does not say: strides, paddings and stages."""
     architecture_args: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments for ``timm.create_model``, where the network is a variation of the architecture."""
     weights: Literal["auto", "ema", "raw"] = "auto"
     """Which of two weight sets in one file: "auto" takes the moving average (EMA) where there is one."""
+    match_keys: Literal["name", "order"] = "name"
+    """How tensors of a file find their layers: "order" where names differ, and order and shapes agree exactly."""
     pointwise: bool = False
     """Store 1x1 depthwise layers too."""
     stem: bool = False
@@ -45,6 +48,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.weights not in ("auto", "ema", "raw"):
             raise InvalidArgument(f'"{self.weights}" is not a choice of weights. Choose auto, ema or raw.')
+        if self.match_keys not in ("name", "order"):
+            raise InvalidArgument(f'"{self.match_keys}" is no way to match keys. Choose name or order.')
+        if self.match_keys == "order" and self.architecture is None:
+            raise InvalidArgument("Keys are matched by order with those of an architecture. Name it with architecture.")
         if self.regular < 0:
             raise InvalidArgument(f"regular = {self.regular}: give a number of kernels, or 0 for none.")
 

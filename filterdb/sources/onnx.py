@@ -8,6 +8,7 @@ correlation that gathers input pixels they would be turned by 180 degrees. The k
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -133,7 +134,8 @@ def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
         return
     # onnxruntime's quantiser appends to names: without that, a network has the same layers before and after
     stored = _text(weights.name).removesuffix("_quantized")
-    name = stored.removesuffix(".weight") if stored.endswith(".weight") else label
+    module = _WEIGHT.sub("", stored)
+    name = module if module != stored else label
     name = name.removesuffix("_quant") if node.op_type in INTEGER else name
     layer = _layer(name, shape, groups, attributes, found.what)
     if transposed:
@@ -168,6 +170,8 @@ def _of_integers(node: Any, values: Values) -> _Weights:
     return _Weights(stored.shape, place, weight, values.origin(names["weight"]))
 
 
+_WEIGHT = re.compile(r"(?<=.)(\.parametrizations\.weight\.original\d|\.weight(_[vg])?)$")
+"""What torch appends to the name of a module for its weight, plain or in parts."""
 _BITS: Mapping[int, int] = {1: 32, 10: 16, 11: 64, 16: 16}
 """Of the real numbers among onnx.TensorProto.DataType: FLOAT, FLOAT16, DOUBLE, BFLOAT16."""
 

@@ -295,8 +295,10 @@ def _most(node: Any, inputs: Sequence[NDArray[Any]]) -> int:
 
 
 def _dequantises(node: Any, inputs: Sequence[NDArray[Any]]) -> bool:
-    """Whether a node makes real numbers of several integers."""
-    return node.op_type in ("DequantizeLinear", "Cast") and bool(inputs) and inputs[0].size > 1 and inputs[0].dtype.kind in "iu"
+    """Whether a node makes real numbers of several integers: a Cast too, but not one of a shape."""
+    if not inputs or inputs[0].dtype.kind not in "iu":
+        return False
+    return inputs[0].size > 1 if node.op_type == "DequantizeLinear" else node.op_type == "Cast" and inputs[0].ndim > 1
 
 
 def _evaluate(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Any) -> list[NDArray[Any]]:

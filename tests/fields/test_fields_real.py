@@ -23,7 +23,7 @@ READABLE = [entry for entry in manifest() if not {entry["file"], "." + entry["fi
 
 
 def test_there_are_real_checkpoints() -> None:
-    assert len(READABLE) == 18 or not data()
+    assert len(READABLE) == 20 or not data()
 
 
 @pytest.fixture(scope="module")

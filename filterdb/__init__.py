@@ -1,4 +1,4 @@
-"""filterdb: a database of the depthwise kernels of trained vision models, and a library to ask it questions.
+"""filterdb: a database of the depthwise kernels of trained vision models, and a library to query it.
 
     import filterdb
 
@@ -8,18 +8,18 @@
     db.nearest(bank="greedy8").df()
     kernels = db.kernels(model="convnextv2_atto", size="7x7").torch()
 
-What there is, loaded when it is first used:
+The public names, each loaded when it is first used:
 
     Database               a folder of tables; every verb of the command line is one of its methods
     Bank                   named templates
-    FilterdbError          what every error of filterdb is
+    FilterdbError          the base class of all errors
     Images                 which images, and how they are read
-    Matching, Repair       how kernels are replaced, and what is repaired afterwards
+    Matching, Repair       how kernels are replaced, and what is repaired after that
     FrozenDepthwiseConv2d  a depthwise convolution whose kernels are frozen templates, each with its gain and offset
     freeze_layers          layers of a network, frozen in place
-    to_plain               frozen layers, ordinary again
+    to_plain               frozen layers as ordinary convolutions
     fold_gain              the gains of a frozen layer, moved into the layer that follows
-    init_depthwise         depthwise kernels that start as templates of a bank
+    init_depthwise         depthwise kernels initialised with templates of a bank
     Monitor                kernels, classes and words of a network while it trains
     scale_space            discrete Gaussians, their derivatives, and kernels made of them
 """

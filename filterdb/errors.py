@@ -22,7 +22,7 @@ from typing import Any
 
 
 class FilterdbError(Exception):
-    """The base of all errors that are the user's to mend; the command line prints it as one line and exits with 1."""
+    """The base of all errors that the user can fix; the command line prints it as one line and exits with 1."""
 
 
 class InvalidArgument(FilterdbError, ValueError):

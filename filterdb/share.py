@@ -1,4 +1,4 @@
-"""The folders of words and numbers that ship beside the code: recipes, named queries, data."""
+"""The folders that ship with the code: recipes, named queries, data."""
 
 from __future__ import annotations
 

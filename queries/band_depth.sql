@@ -1,4 +1,4 @@
--- The words of signal processing from input to output: which share of each tenth of the depth is which.
+-- Shares of the signal-processing words in each tenth of the depth, from input to output.
 -- $models = *: a glob of models
 -- $size = *: kernel size, or * for all
 SELECT depth_from, band, count(*) AS filters, round(100.0 * count(*) / sum(count(*)) OVER (PARTITION BY depth_from), 2) AS percent

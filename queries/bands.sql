@@ -1,5 +1,5 @@
--- Which share of the kernels is lowpass, differential …: the words of signal processing by task, model, dataset, size or stride.
--- The rules are in filterdb/kernels/descriptors/README.md; models whose task or stride is not known count as (unknown).
+-- Shares of the signal-processing words (lowpass, differential …) by task, model, dataset, size or stride.
+-- The rules are in docs/words.md. Models of unknown task or stride count as (unknown).
 -- $by = task: task, model, dataset, size or stride
 -- $models = *: a glob of models
 SELECT name, band, count(*) AS filters, round(100.0 * count(*) / sum(count(*)) OVER (PARTITION BY name), 2) AS percent,

@@ -1,4 +1,4 @@
--- How much of a kernel's energy sits in its centre tap: near 1 for an identity, 1/taps for a flat kernel. Odd sizes only.
+-- Share of a kernel's energy in its centre tap: near 1 for an identity, 1/taps for a flat kernel. Odd sizes only.
 -- $size = 7x7: rows x columns of the kernels
 SELECT model, count(*) AS filters,
        round(avg(kernel[(kernel_h * kernel_w + 1) // 2] ** 2 / norm ** 2), 4) AS mean_centre_energy,

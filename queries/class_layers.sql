@@ -1,4 +1,4 @@
--- The classes of a model's layers, from input to output: which share of a layer's kernels falls into each.
+-- Shares of the classes in each layer of a model, from input to output.
 -- $model: the model's name
 -- $classifier: the classifier's name
 -- $merge = none: derivatives (the four first derivatives as one), centres (crosses count as centres), or none

@@ -1,4 +1,4 @@
--- The classes of models: which share of its kernels falls into each.
+-- Shares of the classes in each model.
 -- $classifier: the classifier's name
 -- $models = *: only models of this name or glob
 -- $merge = none: derivatives (the four first derivatives as one), centres (crosses count as centres), or none

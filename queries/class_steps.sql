@@ -1,4 +1,4 @@
--- How the classes emerge in a training run: which share of the kernels falls into each, step by step.
+-- Shares of the classes at each step of a training run.
 -- $run: the run's name, as in the column run of models
 -- $classifier: the classifier's name
 -- $merge = none: derivatives (the four first derivatives as one), centres (crosses count as centres), or none

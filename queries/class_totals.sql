@@ -1,5 +1,5 @@
--- Total activation (sum of the weights) of each class: quartiles, and the share of kernels that pass on more than they take.
--- q05 and q95 are the 5th and the 95th percentile.
+-- Total activation (sum of the weights) of each class: quartiles, and the share of kernels with a positive total.
+-- q05 and q95 are the 5th and 95th percentiles.
 -- $classifier: the classifier's name
 -- $models = *: only models of this name or glob
 SELECT coalesce(class, '(dead)') AS class, count(*) AS filters, round(quantile_cont(total::DOUBLE, 0.25), 4) AS q25,

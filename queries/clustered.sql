@@ -1,6 +1,6 @@
--- The share of its kernels that a classifier clusters, by model, with parameters and accuracy (Table 1 of ICLR 2024).
--- percent_clustered counts kernels within the classifier's threshold of one of its codes; mean_template_score is how much these
--- are like the ideal form of their class, on average.
+-- Share of clustered kernels by model, with parameters and accuracy (Table 1 of ICLR 2024).
+-- percent_clustered counts kernels within the classifier's threshold of one of its codes. mean_template_score is their mean
+-- correlation with the ideal form of their class.
 -- $classifier: the classifier's name
 -- $models = *: only models of this name or glob
 SELECT model, models.dataset, count(*) AS filters, round(100.0 * count(*) FILTER (clustered) / count(*), 2) AS percent_clustered,

@@ -1,4 +1,4 @@
--- How kernels change from input to output: kernels of one size in ten steps of relative depth.
+-- Norm, DC ratio and dead kernels of one size, in ten steps of relative depth from input to output.
 -- The DC ratio is sum(h) / sum(|h|): 1 for a smoothing kernel, 0 for one that ignores constant images.
 -- $size = 7x7: rows x columns of the kernels
 SELECT least(floor(10 * l.depth_norm), 9) / 10 AS depth_from, count(*) AS filters, count(DISTINCT f.model) AS models,

@@ -1,5 +1,5 @@
--- What networks keep of their accuracy: each evaluation with its model, bank and mode (Table 3 of the eight filters).
--- In percent; loss, and the KL divergence from the original that an evaluation compared with, in nats.
+-- All evaluations of networks: accuracy with model, bank and mode (Table 3 of the eight filters).
+-- Accuracy and agreement are in percent. The loss, and the KL divergence from the original network, are in nats.
 -- $models = *: only models of this name or glob
 -- $data = *: only data of this name or glob
 SELECT model, bank, mode, data, split, part, images,

@@ -1,4 +1,4 @@
--- Which scale-space model describes kernels best (by the criterion that charges for parameters), and how well.
+-- The scale-space models with the best fit by BIC: share of the kernels for each, and how well it fits.
 -- A scale at its bound means that the model is a limit of its family. Needs fits: filterdb fit --size 7x7
 -- $models = *: a glob of models
 -- $size = *: kernel size, or * for all

@@ -1,4 +1,4 @@
--- Pairs of models that share kernels, equal in every tap: the same training run under two names, a frozen backbone, a fine-tune that did not move.
+-- Pairs of models that share kernels, equal in every tap: one training run under two names, a frozen backbone, an unchanged fine-tune.
 SELECT a.model AS model, b.model AS other, count(*) AS filters
 FROM (SELECT DISTINCT model, kernel FROM filters WHERE NOT dead) AS a
 JOIN (SELECT DISTINCT model, kernel FROM filters WHERE NOT dead) AS b ON a.kernel = b.kernel AND a.model < b.model

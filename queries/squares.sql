@@ -1,4 +1,4 @@
--- Square kernels (solid blocks, told apart at 5x5) by layer: which layers have them, and where in their network these stand.
+-- Square kernels (solid blocks, a class at 5x5 only) by layer, with the depth and stride of the layer.
 -- $classifier: the classifier's name
 SELECT model, layer, round(depth_norm, 2) AS depth_norm, stride, count(*) AS filters,
        count(*) FILTER (class = 'on_square') AS on_square,

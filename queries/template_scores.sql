@@ -1,4 +1,4 @@
--- How much kernels are like the ideal form of their class (1 is equal up to scale and offset), by class: how DoG-like is a DoG?
+-- Correlation of kernels with the ideal form of their class (1: equal up to scale and offset), by class.
 -- $classifier: the classifier's name
 -- $models = *: only models of this name or glob
 SELECT template AS class, count(*) AS filters, round(avg(template_score), 3) AS mean, round(median(template_score::DOUBLE), 3) AS median,

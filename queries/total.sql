@@ -1,5 +1,5 @@
--- Total activation (sum of the weights) by layer of a model: quartiles, and the share of kernels that pass on more than they take.
--- q05 and q95 are the 5th and the 95th percentile.
+-- Total activation (sum of the weights) by layer of a model: quartiles, and the share of kernels with a positive total.
+-- q05 and q95 are the 5th and 95th percentiles.
 -- $model: the model's name
 SELECT depth, layer, size, count(*) AS filters, round(quantile_cont(total::DOUBLE, 0.25), 4) AS q25,
        round(median(total::DOUBLE), 4) AS median, round(quantile_cont(total::DOUBLE, 0.75), 4) AS q75,

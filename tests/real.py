@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+ABSENT = "the shared data is not here: set FILTERDB_SHARED_DATA to its folder"
+
 
 def data() -> Path:
     """The folder of shared data: $FILTERDB_SHARED_DATA, or ../shared/data beside the checkout. Skips the test where absent."""
     given = os.environ.get("FILTERDB_SHARED_DATA")
     folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the shared data is not here: set FILTERDB_SHARED_DATA to its folder")
+        pytest.skip(ABSENT)
     return folder
 
 
@@ -27,4 +29,11 @@ def manifest() -> list[dict[str, Any]]:
         return []
 
 
-REFUSED = {"fastvit_food101_192.pth.tar": "argparse.Namespace"}
+def each(entries: list[dict[str, Any]]) -> pytest.MarkDecorator:
+    """Run a test with each of these entries as ``entry``; where there are none, one test that skips and says why."""
+    absent = pytest.param({"file": "absent"}, marks=pytest.mark.skip(reason=ABSENT))
+    return pytest.mark.parametrize("entry", entries or [absent], ids=lambda entry: entry["file"])
+
+
+REFUSED: dict[str, str] = {}
+"""Suffixes and names of real files that are refused, with a word of the reason: none today."""

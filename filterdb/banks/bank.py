@@ -1,7 +1,7 @@
 """Banks: named templates to compare kernels with, those that ship and those of the user.
 
-A shipped bank is made by a formula at the kernel size asked for; its numbers lie in ``data/banks``. Templates lie as torch
-weights do: row 0 on top, column 0 on the left.
+A shipped bank is a formula, evaluated at the requested kernel size. Its numbers are in ``data/banks``. Templates have the order
+of torch weights: row 0 on top, column 0 on the left.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Bank:
     templates: NDArray[np.float32]
     """(m, kernel_h, kernel_w), read-only. Any mean and length: only the direction after centring counts."""
     labels: list[str]
-    """What each template is, in words; the names where nothing was said."""
+    """A description of each template; by default its name."""
     citation: str
     made_by: str
     scale: Callable[[int, int], Bank] | None
@@ -213,7 +213,7 @@ def _shipped_toml(name: str) -> Path:
 
 
 def _odd(bank: str, kernel_h: int, kernel_w: int) -> None:
-    """Refuse the sizes where derivatives about a pixel mean nothing."""
+    """Refuse sizes without a centre pixel, where derivatives about a pixel are undefined."""
     size = size_name(kernel_h, kernel_w)
     if kernel_h % 2 == 0 or kernel_w % 2 == 0:
         raise BankError(f'Bank "{bank}" is centred on a pixel, so it has no templates of the even size {size}. Use odd sizes.')
@@ -344,7 +344,7 @@ def _random(kernel_h: int, kernel_w: int, *, count: int = 8, seed: int = 0) -> B
 
 
 def _smoothed_random(kernel_h: int, kernel_w: int, *, count: int = 8, seed: int = 0, sigma: float = 1.0) -> Bank:
-    """Control: white noise smoothed by the discrete Gaussian of sigma px, cropped where the border plays no part."""
+    """Control: white noise smoothed by the discrete Gaussian of sigma px, cropped where the border has no influence."""
     _count(count)
     if not 0 <= sigma <= 64:
         raise InvalidArgument(f"sigma must be from 0 to 64 px, got {sigma!r}.")

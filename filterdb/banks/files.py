@@ -29,7 +29,7 @@ NAME_COLUMNS = ("", "name", "template", "filter", "label")
 
 @dataclass
 class Table:
-    """What a file says about a bank; what it does not say is empty."""
+    """The contents of a bank file. Missing parts are empty."""
 
     templates: NDArray[np.floating]
     """(m, k_h, k_w)"""

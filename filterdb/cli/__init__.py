@@ -10,13 +10,13 @@ import sys
 import threading
 
 GRACE = 3.0
-"""Seconds that a library in the middle of its own work gets to notice Ctrl-C. Then the process ends, which is always safe."""
-INTERRUPTED = "filterdb: interrupted; what was stored before stays, nothing is half done."
+"""Seconds that a library gets to notice Ctrl-C. After that the process ends, which is always safe."""
+INTERRUPTED = "filterdb: interrupted. Everything stored before is kept, and nothing is incomplete."
 
 
 def main() -> None:
     """The command ``filterdb``: exit code 0, 1 for the user's error in one line, 2 for wrong usage, 130 for Ctrl-C."""
-    # Imported modules stay to the end. Searching them for garbage, again and again and once more at exit, is a fifth of the time.
+    # Imported modules stay in memory until the end. Garbage collection over them would take a fifth of the running time.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
     try:
@@ -34,7 +34,7 @@ def main() -> None:
     except FilterdbError as error:
         _fail(" ".join(str(error).split()))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output, such as head, has seen enough
+        sys.stderr.close()  # the reader of the output, such as head, has closed the pipe
     except KeyboardInterrupt:
         _interrupted()
     except OSError as error:

@@ -91,6 +91,12 @@ def ingest(
         str, typer.Option(help="Which weights to take from a file with two sets: auto (EMA if present), ema or raw.")
     ] = "auto",
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Also store 1x1 depthwise layers.")] = False,
+    stem: Annotated[
+        bool, typer.Option("--stem", help="Also store the first ordinary convolution, in the table regular.")
+    ] = False,
+    regular: Annotated[
+        int, typer.Option(min=0, help="Also store this many kernels of other ordinary convolutions, drawn evenly from them.")
+    ] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Models processed in parallel.")] = 4,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip models that are already in the database.")] = False,
     as_json: Json = False,
@@ -106,7 +112,7 @@ def ingest(
         outcomes = open_database(db).ingest(
             *sources, jobs=jobs, skip_existing=skip_existing, check=False, reporter=reporter, name=name, dataset=dataset,
             pretrain_dataset=pretrain_dataset, task=task, step=step, licence=licence, top1=top1, architecture=architecture,
-            architecture_args=_values(architecture_arg), weights=weights, pointwise=pointwise,
+            architecture_args=_values(architecture_arg), weights=weights, pointwise=pointwise, stem=stem, regular=regular,
         )  # fmt: skip
     failed = failures(outcomes)
     if as_json:

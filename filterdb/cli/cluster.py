@@ -75,7 +75,7 @@ def cluster(
 
 
 def _describe(database: Database, made: Classifier) -> None:
-    """A classifier in words and a table of its stretches."""
+    """A summary of a classifier, and a table of its stretches."""
     import pyarrow as pa
 
     facts = made.facts
@@ -93,14 +93,14 @@ def _describe(database: Database, made: Classifier) -> None:
         {"class": one.name, "from": one.start, "to": one.stop, "similarity": one.similarity, "confidence": one.confidence}
         for one in made.stretches
     ]
-    print("\nStretches of the spectrum, and how like the ideal form they are:")
+    print("\nStretches of the spectrum, with their similarity to the ideal form:")
     write_rows(pa.Table.from_pylist(rows).to_reader(), Format.table, None, 200)
     if total:
         shares = [{"class": c, "filters": by_class.get(c, 0), "percent": 100 * by_class.get(c, 0) / total} for c in made.classes]
         print("Classes of the kernels of these models:")
         write_rows(pa.Table.from_pylist(shares).to_reader(), Format.table, None, 200)
     missing = ", ".join(made.missing)
-    print(f"Shapes that no code stands for: {missing}." if missing else "Every shape has its codes.")
+    print(f"Shapes without a code: {missing}." if missing else "Every shape has its codes.")
 
 
 def _facts(made: Classifier) -> dict[str, Any]:

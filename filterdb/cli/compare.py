@@ -35,8 +35,8 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A model or glob, dataset:NAME, architecture:GLOB, run:NAME, a checkpoint file, timm:NAME, hf:REPO, "
-            'torchvision:NAME, or "*" for all.'
+            help="A model or glob, dataset:NAME, architecture:GLOB, run:NAME, stem:NAME, regular:NAME, a checkpoint "
+            'file, timm:NAME, hf:REPO, torchvision:NAME, or "*" for all.'
         ),
     ],
     b: Annotated[str, typer.Argument(help="The same for B. Default: the whole database. Models in both count once.")] = "*",

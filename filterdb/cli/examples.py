@@ -45,9 +45,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bank import": ("filterdb bank import templates.npy --name templates",),
     "bank export": ("filterdb bank export greedy8 greedy8.csv",),
-    "bank fit": ("filterdb bank fit greedy8 --forms T,T,dx,dy,dx,dy,T,sharpening",),
+    "bank fit": ("filterdb bank fit greedy8 --forms dy+,dx-,dy-,dx+,dx,dy,sharpening,T",),
     "bank remove": ("filterdb bank remove mine",),
-    "evaluate": ("filterdb evaluate demo --data images", "filterdb evaluate net.pt --data images --original demo"),
+    "evaluate": (
+        "filterdb evaluate demo --data images",
+        "filterdb evaluate net.pt --architecture convnext_atto --data images --limit 50",
+    ),
     "freeze": (
         "filterdb freeze demo --bank greedy8 --out frozen.safetensors",
         "filterdb freeze demo --out repaired.safetensors --data images --repair correct",
@@ -56,7 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "train": (
         "filterdb train --recipe demo --data images --val-data images --out run",
         "filterdb train --model demo --mode frozen --bank greedy8 --epochs 1 \\\n"
-        "    --data images --val-data images --out run-frozen",
+        "    --warmup-epochs 0 --batch-size 64 --data images --val-data images --out run-frozen",
     ),
     "plot": ("filterdb plot", "filterdb plot nearest --model demo --out nearest.png"),
     "serve": ("filterdb serve --port 8000",),

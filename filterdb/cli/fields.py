@@ -31,7 +31,7 @@ round(avg(rho::DOUBLE), 4) AS mean_rho, round(median(rho::DOUBLE), 4) AS median_
 round(100.0 * count(*) FILTER (rho >= 0.9) / count(*), 2) AS percent_above_90,
 round(100.0 * count(*) FILTER (at_bound) / count(*), 2) AS percent_at_bound
 """
-"""As in the query families, of the models that were asked for."""
+"""The columns of the query families, for the selected models."""
 
 SHOWN_FITS = 2
 
@@ -155,7 +155,7 @@ def _group(found: GroupDescription) -> None:
 
 
 def _pivoted(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Shares of the words with a row for each group, told by its keys, and a column for each word, the most frequent first."""
+    """Shares of the words: one row for each group (named by ``keys``), one column for each word, the most frequent first."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["band"]] = counts.get(row["band"], 0) + row["filters"]
@@ -168,7 +168,7 @@ def _pivoted(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str
 
 
 def _pictures(found: FilterDescription) -> None:
-    """Kernel, model and what is left, as percent of the largest weight, beside each other."""
+    """Kernel, model and residual side by side, in percent of the largest weight."""
     scale = 100 / (float(np.abs(found.kernel).max()) or 1.0)
     panels: list[tuple[str, NDArray[Any]]] = [("kernel", found.kernel)]
     if found.model is not None:

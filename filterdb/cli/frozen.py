@@ -1,4 +1,4 @@
-"""``filterdb freeze`` and ``filterdb bank create``: banks out of the database, and networks of their templates."""
+"""``filterdb freeze`` and ``filterdb bank create``: banks made from the database, and networks with their templates."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def bank_create(
     if centres and kmeans is None:
         raise InvalidArgument("--centres has no meaning without --kmeans. Leave it out.")
     if family and not idealise:
-        raise InvalidArgument("--family says which scale-space models may stand in. Add --idealise, or leave it out.")
+        raise InvalidArgument("--family says which scale-space models --idealise may use. Add --idealise, or omit --family.")
     query = sys.stdin.read() if sql == "-" else sql
     with Bar(quiet=as_json) as bar:
         made = open_database(db).create_bank(

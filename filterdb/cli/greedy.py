@@ -1,4 +1,4 @@
-"""``filterdb greedy``: which templates of a bank can be spared."""
+"""``filterdb greedy``: drop the templates of a bank that contribute least."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def greedy(
     made = None
     if name is not None:
         if chosen is None:
-            raise InvalidArgument("The curve has no elbow, so nothing says how many templates to keep. Say it with --count.")
+            raise InvalidArgument("The curve has no elbow, so the number of templates to keep is unknown. Give it with --count.")
         made = database.import_bank(found.bank(chosen, name))
     if picture is not None:
         from filterdb.figures import draw_greedy
@@ -96,7 +96,7 @@ def greedy(
 
 
 def _print(found: Greedy) -> None:
-    """The curve from the whole bank down, and what it took."""
+    """The curve from the whole bank down, and the cost of the search."""
     import pyarrow as pa
 
     trials = ["tried", "stopped"] if found.images else []
@@ -110,7 +110,7 @@ def _print(found: Greedy) -> None:
         print("the network as it was: " + ", ".join(f"{word} {cell(value)}" for word, value in found.original.items()))
     elbow = next((step for step in found.steps if step.templates == found.elbow), None)
     if elbow is None:
-        print("no elbow: the curve nowhere stands out over the straight line between its ends")
+        print("no elbow: the curve is nowhere better than the straight line between its ends")
     else:
         values = ", ".join(f"{word} {cell(value)}" for word, value in elbow.values.items())
         print(f"elbow at {elbow.templates} templates ({values}), farthest from the straight line between the curve's ends")

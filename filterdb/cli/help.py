@@ -17,9 +17,9 @@ SECTIONS = {
     "Look": ("plot", "serve"),
     "Keep": ("info", "verify", "remove"),
 }
-"""The commands of ``filterdb`` by what a person wants to do."""
+"""The commands of ``filterdb``, by purpose."""
 WHOLE = 1000
-"""Longer than any first sentence: none is cut."""
+"""Longer than any first sentence, so that none is truncated."""
 
 
 class Examples:
@@ -44,6 +44,11 @@ class Group(Examples, TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """``filterdb`` alone is ``filterdb --help``."""
         return super().parse_args(ctx, args or ["--help"] * self.no_args_is_help)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of work; those of a group as they were written."""
+        order = [name for names in SECTIONS.values() for name in names]
+        return sorted(self.commands, key=order.index) if {*order} == {*self.commands} else list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """A section for each kind of work; all columns start at the same place."""

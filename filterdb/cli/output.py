@@ -45,7 +45,7 @@ def write_rows(reader: pa.RecordBatchReader, form: Format, out: Path | None, lim
         if form is Format.parquet:
             raise InvalidArgument("Parquet is binary: name a file with --out FILE.parquet.")
         return _write_text(reader.schema.names, reader, form, sys.stdout, limit)
-    # A partial file beside it, so that an interrupted command leaves no half answer under the name asked for.
+    # Write to a partial file first, so that an interrupted command leaves no incomplete file under the final name.
     partial = out.with_name(out.name + ".partial")
     try:
         if form is Format.parquet:
@@ -144,7 +144,7 @@ def _write_table(names: list[str], rows: Iterator[dict[str, Any]], file: IO[str]
 
 
 def cell(value: Any) -> str:
-    """A value as a person wants to read it."""
+    """A value for display."""
     if value is None:
         return "·"
     if isinstance(value, float):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from filterdb.database.ingest import Outcome
 
 SECONDS_BETWEEN_LINES = 5.0
-"""Where standard error is no terminal, such as a log file or a pipe."""
+"""Used where standard error is not a terminal, such as a log file or a pipe."""
 MARKS = {"ingested": "[green]+[/]", "replaced": "[green]~[/]", "skipped": "[yellow]=[/]", "failed": "[red]x[/]"}
 
 
@@ -38,7 +38,7 @@ class Lines:
 
     def _print(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_LINES):
-            with contextlib.suppress(OSError, ValueError):  # nobody reads standard error any more: the work matters
+            with contextlib.suppress(OSError, ValueError):  # standard error is closed: continue the work without progress
                 print(f"{self._where()}, {time.monotonic() - self._began:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -68,7 +68,7 @@ class _Shown:
 
 
 class Bar(_Shown):
-    """Long work that tells what it does, how much of it is done, and how much there is; 0 where nobody knows."""
+    """Long work that reports its current step, the amount done, and the total (0 if unknown)."""
 
     def __init__(self, *, quiet: bool = False):
         super().__init__(self._where, quiet=quiet)
@@ -130,7 +130,7 @@ class IngestProgress(_Shown):
             self._say(outcome)
 
     def _say(self, outcome: Outcome) -> None:
-        """A model that is done: one line, and what there is to know of it."""
+        """A finished model: one line, and its notes."""
         from rich.console import Console
         from rich.markup import escape
 

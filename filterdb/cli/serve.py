@@ -22,7 +22,7 @@ def serve(
     from filterdb.explorer import serve
 
     serve(existing(db), host, port)
-    # what its threads are at, such as an index of millions, nobody waits for any more, and a kill at any moment is safe
+    # do not wait for threads that still work, for example on a large index: a kill at any moment is safe
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

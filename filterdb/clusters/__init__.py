@@ -1,15 +1,15 @@
-"""The shapes that trained kernels fall into: Babaiee et al., *Unveiling the Unseen*, ICLR 2024.
+"""The shapes of trained kernels: Babaiee et al., *Unveiling the Unseen*, ICLR 2024.
 
-autoencoder   kernels squeezed through one number, so that they line up along a curve
-kmeans        the same question without a network
-labels        which stretch of the curve stands for which shape
-search        the nearest of 10,000 points of the curve, exactly and fast
-classifier    all of this as a thing with a name
+autoencoder   maps kernels to one number, which orders them along a curve
+kmeans        the same without a network
+labels        assigns a shape to each stretch of the curve
+search        finds the nearest of 10,000 points of the curve, exactly and fast
+classifier    all of this under one name
 make          from the kernels of a database to a classifier
-compare       how far two classifiers agree
+compare       agreement of two classifiers
 clustering    from a database to a classifier, and from a classifier to the classes of models
 store         the tables ``classifiers``, ``spectrum`` and ``classes``
-controls      what the same pipeline says of noise, of shuffled and of untrained kernels
+controls      the same pipeline on noise, shuffled and untrained kernels
 """
 
 from __future__ import annotations

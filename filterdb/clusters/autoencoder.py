@@ -1,11 +1,11 @@
-"""The autoencoder of Babaiee et al., ICLR 2024: kernels squeezed through one number, so that they line up along a curve.
+"""The autoencoder of Babaiee et al., ICLR 2024: maps kernels to one number, which orders them along a curve.
 
 Encoder and decoder have four intermediate layers each, with LeakyReLU; the code is a single sigmoid, the output a tanh, the loss
 the cosine dissimilarity of centred kernels. Centred kernels lie on the hyperplane 1'r = 0, so they are written in an orthonormal
 basis of it, one number shorter, and there a plain cosine is the mean-centred one.
 
-A code of one dimension is a curve through the kernels, and where it runs is partly chance: a training may leave a class out. So
-several restarts are trained side by side, as one batch of small networks, and the one with the best held-out loss is kept.
+A one-dimensional code is a curve through the kernels. Its course is partly chance, and a training may miss a class. Several
+restarts are therefore trained side by side, as one batch of small networks. The one with the best held-out loss is kept.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training gives."""
+    """The result of a training."""
 
     weights: Weights
     """Of the best restart: ``encoder.0.weight`` … ``decoder.4.bias``, as in an nn.Linear each."""
@@ -84,7 +84,7 @@ def basis(taps: int) -> NDArray[np.float64]:
 
 
 def decode(weights: Mapping[str, NDArray[np.float32]], codes: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The centred unit kernels that codes in [0, 1] stand for, (n, taps) from (n,). In numpy: asking needs no torch."""
+    """The centred unit kernels decoded from codes in [0, 1], (n, taps) from (n,). In numpy: classification needs no torch."""
     x = np.asarray(codes, np.float64)[:, None]
     last = len(WIDTHS)
     for i in range(last + 1):
@@ -241,7 +241,7 @@ def _load(path: Path, device: str) -> dict[str, Any]:
 
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-    except Exception:  # whatever a damaged file makes torch do
+    except Exception:  # a damaged file can raise anything in torch
         return {}
     return state
 

@@ -1,8 +1,8 @@
 """A classifier of kernels: prototypes in an order, the classes their codes stand for, and a threshold.
 
 Two methods make one: the autoencoder of the paper, whose prototypes are 10,000 decoded codes, and k-means, whose prototypes are
-its centres. What follows is the same for both: a kernel goes to the nearest prototype, has the class of that prototype's code,
-and is clustered if it is nearer than the threshold.
+its centres. The rest is the same for both. A kernel is assigned to the nearest prototype and takes the
+class of its code. It is clustered if its distance is below the threshold.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Classifier:
     threshold: float
     """A kernel is clustered if its cosine dissimilarity to the nearest prototype is below this."""
     stretches: Sequence[Stretch]
-    """Which codes stand for which class: [0, 1] without gaps for an autoencoder; for k-means, from i to i + 1 for centre i."""
+    """The class of each range of codes: [0, 1] without gaps for an autoencoder; for k-means, from i to i + 1 for centre i."""
     weights: Weights = field(repr=False)
     """Of an autoencoder, its layers; of k-means, ``centres`` (k, d) in the scaling it was found in."""
     scaling: Scaling = "unit"
@@ -106,7 +106,7 @@ class Classifier:
 
     @property
     def missing(self) -> list[str]:
-        """The shapes of this kernel size that no code stands for."""
+        """The shapes of this kernel size that have no code."""
         return [name for name in shapes.shapes_at(self.kernel_h, self.kernel_w) if name not in self.classes]
 
     def relabelled(self, stretches: Sequence[Stretch], threshold: float | None = None) -> Classifier:
@@ -224,7 +224,7 @@ class Classifier:
                 raise ValueError("weights")
         except InvalidArgument:
             raise
-        except Exception as error:  # whatever a foreign file makes the readers do, it is not one of ours
+        except Exception as error:  # any error of the readers means that the file is not a classifier
             raise InvalidArgument(f"{what} is not a classifier's file (filterdb cluster export writes one).") from error
         return made
 

@@ -66,7 +66,7 @@ def train(
 
 
 def early_steps(view: View) -> set[str]:
-    """The checkpoints of training runs that a later one of the same run follows: not what training came to."""
+    """The checkpoints of training runs that are not the last of their run."""
     rows = view.rows("SELECT model FROM models QUALIFY run IS NOT NULL AND step < max(step) OVER (PARTITION BY run)")
     return {row[0] for row in rows}
 
@@ -116,9 +116,9 @@ def classified_models(view: View, classifier: str) -> list[str]:
 
 
 def agreement(view: View, store: ClassStore, first: str, second: str, seeds: int, progress: Progress | None) -> pa.Table:
-    """How far two classifiers agree, and with ``seeds`` each with itself trained again; the rows of ``AGREEMENT``.
+    """Agreement of two classifiers, and with ``seeds`` of each with itself trained again: the rows of ``AGREEMENT``.
 
-    Shares are of the kernels that both have told. Both are held to one threshold, that of the first.
+    Shares are of the kernels that both have classified. Both use the threshold of the first.
     """
     one, two = store.load(first), store.load(second)
     if one.size != two.size:
@@ -155,7 +155,7 @@ def _over_seeds(
     classifier: Classifier, kernels: NDArray[np.float32], sample: NDArray[np.float32], seeds: int, threshold: float,
     progress: Progress | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """A classifier trained again from other seeds: how alike the classes are that these give to the same kernels."""
+    """A classifier trained again from other seeds: agreement of the classes of the same kernels."""
     own = classifier.facts.get("seed", 0)
     runs = [classifier.relabelled(classifier.stretches, threshold)]
     for seed in range(own + 1, own + 1 + seeds):

@@ -1,4 +1,4 @@
-"""How far two classifiers agree, and how far each agrees with itself trained from another seed."""
+"""Agreement of two classifiers, and of each with itself trained from another seed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def count_pairs(first: Iterable[Any], second: Iterable[Any]) -> dict[tuple[str, 
 
 
 def stability(kernels: NDArray[np.float32], runs: Sequence[Classifier]) -> dict[str, float]:
-    """How alike the classes are that several trainings give to the same kernels.
+    """Agreement of several trainings on the same kernels.
 
     Args:
         kernels: (n, d) raw kernels.

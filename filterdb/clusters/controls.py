@@ -1,8 +1,8 @@
-"""Controls: what the same pipeline says of kernels that have nothing to say.
+"""Controls: the same pipeline on kernels without structure.
 
-If the autoencoder imposed the shapes, it would find them in noise as well. So it is trained, with the same settings and as many
-kernels, on Gaussian noise, on the real kernels with the taps of each shuffled, and on the kernels of an untrained network; and
-the classifier that was trained on real kernels is asked about each of them too.
+If the autoencoder imposed the shapes, it would also find them in noise. As a control it is trained, with the same settings and as
+many kernels, on Gaussian noise, on real kernels with shuffled taps, and on the kernels of an untrained network. The classifier
+trained on real kernels classifies each of these sets too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST = 20_000
 
 @dataclass(frozen=True)
 class Control:
-    """One kind of kernels, and what is said of them. Shares are of all kernels, from 0 to 1."""
+    """The results for one kind of kernels. Shares are of all kernels, from 0 to 1."""
 
     kernels: str
     """What they are: "trained", "gaussian noise", "shuffled taps", "untrained ARCHITECTURE"."""

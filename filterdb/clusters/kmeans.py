@@ -1,4 +1,4 @@
-"""k-means on kernels: the paper's method at 3x3, and the control at every size (why not simply k-means?)."""
+"""k-means on kernels: the paper's method at 3x3, and a baseline at every size."""
 
 from __future__ import annotations
 

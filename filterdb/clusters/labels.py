@@ -1,4 +1,4 @@
-"""The labelled spectrum: which stretch of the codes stands for which shape, found automatically, corrected by a person.
+"""The labelled spectrum: the shape of each stretch of codes, found automatically and corrected by hand.
 
 The paper labels its spectrum by eye. Here each decoded kernel is matched with the families of ``kernels.shapes``, and the
 stretches are the labelling of the whole spectrum that fits best in sum, where every change of label costs ``SWITCH``. So
@@ -25,7 +25,7 @@ FLOOR = 0.75
 """The correlation with an ideal kernel below which a decoded kernel is labelled "other"."""
 SWITCH = 0.15
 """What a change of label costs, in correlation summed along the curve, degree by degree: 3 degrees that fit better by .05 are
-worth a stretch. Angles and not codes are counted, for how fast the codes run along the curve is chance, too."""
+worth a stretch. Angles are counted instead of codes, because the speed of the codes along the curve is also chance."""
 STANDING = 0.005
 """Degrees that a code counts at least, where the curve hardly moves from one to the next."""
 GAP = 1e-6

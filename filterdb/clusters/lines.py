@@ -1,6 +1,6 @@
 """k-means of kernels up to their sign: a centre is a direction, and a kernel belongs to the one with the largest |cosine|.
 
-What a x g + b leaves of a kernel is 1 - cos² of its energy, whatever the sign of a. So this k-means maximises the mean of cos²:
+The residual of a x g + b is 1 - cos² of a kernel's energy, for either sign of a. This k-means maximises the mean of cos²:
 the best centre of a cluster is the first principal direction of its members, and its medoid the member that explains most of the
 others.
 """

@@ -29,7 +29,7 @@ BATCHES = 250
 BATCH = (32, 1024)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (0 where unknown)."""
+"""Called with the current step, the amount done, and the total (0 if unknown)."""
 
 
 def default_threshold(kernel_h: int, kernel_w: int) -> float:
@@ -42,10 +42,10 @@ def default_threshold(kernel_h: int, kernel_w: int) -> float:
 
 
 def gather(batches: Iterable[NDArray[np.float32]], seed: int, most: int = MOST_KERNELS) -> NDArray[np.float32]:
-    """Distinct living kernels (n, d), at most ``most``: each kept by a coin of its own, so memory stays bounded.
+    """Distinct non-constant kernels (n, d), at most ``most``, drawn at random in bounded memory.
 
     Copies, of the same numbers or of the same numbers times a power of two, count once: shared weights would weigh double, and be
-    held out and trained on at once. Copies with any other gain or offset are recognised unless rounding tells them apart.
+    held out and trained on at once. Copies with any other gain or offset are recognised, unless rounding makes them differ.
     """
     rng = np.random.default_rng(seed)
     kept: list[NDArray[np.float32]] = []
@@ -68,7 +68,7 @@ def gather(batches: Iterable[NDArray[np.float32]], seed: int, most: int = MOST_K
 def _fewest(
     kernels: list[NDArray[np.float32]], coins: list[NDArray[np.float64]], most: int
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float64]]]:
-    """The kernels with the smallest coins, in their order."""
+    """The kernels with the smallest random keys, in their order."""
     stacked, thrown = np.concatenate(kernels), np.concatenate(coins)
     if len(stacked) > most:
         chosen = np.sort(np.argpartition(thrown, most)[:most])
@@ -78,7 +78,7 @@ def _fewest(
 
 @dataclass(frozen=True)
 class Clustering:
-    """How kernels are clustered. What cannot be is refused before anything is read."""
+    """How kernels are clustered. Impossible settings are refused before anything is read."""
 
     method: Method = "autoencoder"
     seed: int = 0
@@ -119,7 +119,7 @@ def train(
         name: of the classifier.
         size: kernel size.
         models: the models that the kernels are of, to be remembered.
-        device: torch's; by default the GPU where there is one.
+        device: torch device; by default the GPU if there is one.
         state_file: what an interrupted training resumes from.
         progress: gets the progress.
         how: fields of ``Clustering``.

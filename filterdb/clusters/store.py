@@ -1,8 +1,8 @@
-"""The classifiers of a database, and the classes they told its kernels into.
+"""The classifiers of a database, and the classes that they assigned.
 
 A classifier is one member of a collection: a row of facts, its spectrum, and its file. The classes of one model by one classifier
 are one member of another, and their name says which edition of either they come from. So classes of a model that was ingested
-again, or by a classifier that was trained again, are no longer found, and never shown beside kernels they were not made of.
+again, or by a classifier that was trained again, are no longer found. They never appear with other kernels.
 """
 
 from __future__ import annotations

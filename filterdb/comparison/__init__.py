@@ -1,6 +1,6 @@
 """Comparison: how two selections of kernels differ.
 
-selection      which kernels are meant: models, files, checkpoints of a run, SQL
+selection      sets of kernels: models, files, checkpoints of a run, SQL
 compare        shift along principal components, shares of classes, the most novel kernels
 layer_metrics  sparsity, variance entropy and orthogonality of each layer
 store          the tables ``bases`` and ``components``

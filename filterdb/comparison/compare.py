@@ -1,4 +1,4 @@
-"""Two selections of kernels compared: how far their coefficients lie apart, their classes, and the kernels that only one has.
+"""Compares two selections of kernels: the shift of their coefficients, their classes, and the kernels that only one has.
 
 One pass over either selection counts the histograms of the PCA coefficients; the most novel kernels of A need up to three more
 over B. Only the kernels of A are held in memory, B streams: a laptop compares its model with a database of any size.
@@ -47,13 +47,13 @@ class Side:
     selection: str
     models: int
     kernels: int
-    """Living ones: all numbers are of these."""
+    """Non-constant kernels, which all numbers refer to."""
     dead: int
 
 
 @dataclass(frozen=True)
 class ComponentShift:
-    """How far apart one PCA coefficient is."""
+    """The shift of one PCA coefficient."""
 
     component: int
     explained_variance_ratio: float
@@ -126,7 +126,7 @@ def compare(
     view: View, bases: BasisStore, classes: ClassStore, a: Any, b: Any, *, size: str | int | None, classifier: str | None,
     basis: str | None, new_basis: bool, novel: int, writable: Callable[[], None], progress: Progress | None,
 ) -> Comparison:  # fmt: skip
-    """The answer of ``db.compare``, which says what the arguments mean.
+    """The result of ``db.compare``, which documents the arguments.
 
     Args:
         view: the version to read.
@@ -143,7 +143,7 @@ def compare(
     first, second, notes = _apart(first.at(*pair), second.at(*pair))
     for side in (first, second):
         if side.left_out:
-            notes.append(f"{side.what}: {side.left_out} earlier checkpoints of training runs are left out.")
+            notes.append(f"{side.what}: {side.left_out} earlier checkpoints of training runs are excluded.")
     if classifier is None:
         tells = _classifier(view, classes, first, second, pair, notes)
     else:
@@ -197,9 +197,9 @@ def _apart(a: Selection, b: Selection) -> tuple[Selection, Selection, list[str]]
         if side.own is None and not own <= other
     }
     if not losers:
-        return a, b, ["A and B are the same models: every kernel has itself for a match."]
+        return a, b, ["A and B are the same models: every kernel matches itself."]
     what = f"{', '.join(sorted(shared)[:3])}{f' and {len(shared) - 3} more' if len(shared) > 3 else ''}"
-    note = f"In both A and B, and left out of {' and '.join(losers)}: {what}."
+    note = f"In both A and B, and excluded from {' and '.join(losers)}: {what}."
     return losers.get("A", a), losers.get("B", b), [note]
 
 
@@ -218,7 +218,7 @@ def _basis(
         if count > GROWN * (found.kernels + found.dead):
             notes.append(
                 f"The basis {name} was made of {found.kernels:,} kernels and there are {count:,} now. --new-basis makes it "
-                "anew; shifts measured before are then not comparable."
+                "again, but shifts measured before are then not comparable."
             )
         return found
     writable()
@@ -273,7 +273,7 @@ class _Counted:
         return Side(self.selection.what, len(self.histograms), self.living, self.seen - self.living)
 
     def blocks(self, told: Progress) -> Others:
-        """Its living kernels as a stream."""
+        """Its non-constant kernels as a stream."""
         for batch in _shown(self.selection, self.size, "the most novel kernels", told):
             ids = batch.table["filter_id"].to_numpy()
             for rows, unit in pca.living(batch.kernels):
@@ -325,7 +325,7 @@ def _novel(a: _Counted, b: _Counted, count: int, told: Progress) -> list[Novel]:
 
 
 def _classifier(view: View, classes: ClassStore, a: Selection, b: Selection, size: Pair, notes: list[str]) -> Classifier | None:
-    """The only classifier of a size that has told both; where there is none or a choice, a note says what to do."""
+    """The only classifier of a size that has classified both. If there is none or more than one, a note gives advice."""
     sql = "SELECT classifier FROM classifiers WHERE kernel_h = $h AND kernel_w = $w ORDER BY classifier"
     names = [row[0] for row in view.rows(sql, h=size[0], w=size[1])]
     wanted = {model for side in (a, b) if side.own is None for model in side.models}
@@ -348,7 +348,7 @@ def _classifier(view: View, classes: ClassStore, a: Selection, b: Selection, siz
 
 
 def _counts(view: View, classifier: Classifier, side: Selection, notes: list[str], told: Progress) -> Counter[str]:
-    """How many kernels of a selection are in each class: as stored, or where they were not told yet, told in memory."""
+    """The number of kernels of a selection in each class: as stored, or classified in memory if they are not stored."""
     size = (classifier.kernel_h, classifier.kernel_w)
     found: Counter[str] = Counter()
     todo = side

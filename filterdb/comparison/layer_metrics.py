@@ -1,4 +1,4 @@
-"""How much of a layer is used: sparsity, variance entropy against a random layer, orthogonality.
+"""How well a layer uses its kernels: sparsity, variance entropy against a random layer, orthogonality.
 
 The formulas are those of CNN Filter DB (Gavrikov & Keuper, CVPR 2022), on the raw weights of a layer, n kernels of d taps.
 Its random baseline is a fit to 3x3 layers; here the random layer is simulated, for any n and d.
@@ -151,7 +151,7 @@ def layer_metrics(
     view: View, *, model: str | Sequence[str] | None, layer: str | None, size: str | int | None,
     sparsity_threshold: float | Sequence[float],
 ) -> pa.Table:  # fmt: skip
-    """The answer of ``db.layer_metrics``, which says what the arguments mean. One layer at a time is in memory."""
+    """The result of ``db.layer_metrics``, which documents the arguments. One layer at a time is in memory."""
     thresholds = [sparsity_threshold] if isinstance(sparsity_threshold, (int, float)) else list(sparsity_threshold)
     if not thresholds or not all(0 < one <= 1 for one in thresholds):
         raise InvalidArgument(f"The sparsity threshold {sparsity_threshold!r} is no share of the largest weight. Give 0.01, say.")

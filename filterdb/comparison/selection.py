@@ -4,6 +4,7 @@ convnext*             a model, or a glob
 dataset:NAME          the models trained on a data set (name or glob)
 architecture:GLOB     a family
 run:NAME              every checkpoint of a training run that was ingested
+stem:NAME, regular:NAME    the kernels of ordinary convolutions that were stored of a model, or a glob
 * or database         all models; of a training run only the last checkpoint, as for dataset: and architecture:
 a file, timm:NAME, hf:REPO, torchvision:NAME     read through ``filterdb.sources``, and not stored; or an nn.Module
 """
@@ -32,9 +33,14 @@ from filterdb.store.view import View, matching
 
 ALL = ("*", "database")
 GROUPS = ("dataset", "architecture", "run")
-"""Columns of ``models`` that tell a group."""
+"""Columns of ``models`` that define a group."""
+ORDINARY = ("stem", "regular")
+"""Kinds of ordinary convolutions."""
 SOURCES = ("timm", "hf", "torchvision")
-WAYS = 'Or a selection: "*", dataset:NAME, architecture:GLOB, run:NAME, a checkpoint file, timm:NAME, hf:REPO.'
+WAYS = (
+    'Or a selection: "*", dataset:NAME, architecture:GLOB, run:NAME, stem:NAME, regular:NAME, a checkpoint file, '
+    "timm:NAME, hf:REPO."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +125,8 @@ def select(view: View, what: Any, progress: Progress | None = None) -> Selection
     scheme, _, rest = text.partition(":")
     if os.path.isfile(text) or scheme in SOURCES:
         return _from_source(view, text, text, progress)
+    if scheme in ORDINARY:
+        return _ordinary(view, text, scheme, rest)
     if scheme in GROUPS:
         rows = view.rows(f"SELECT {scheme}, model FROM models WHERE {scheme} IS NOT NULL ORDER BY model")
         chosen = set(matching(scheme, rest, sorted({value for value, _ in rows})))
@@ -130,6 +138,27 @@ def select(view: View, what: Any, progress: Progress | None = None) -> Selection
         return Selection(text, tuple(matching("model", text, view.models)), view)
     except NotFound:
         raise not_found("model", text, view.models, advice=WAYS) from None
+
+
+def _ordinary(view: View, what: str, kind: str, pattern: str) -> Selection:
+    """Kernels of the table ``regular``, in layers as if they were depthwise: a channel is the number of the kernel's row."""
+    names = [row[0] for row in view.rows("SELECT DISTINCT model FROM regular WHERE kind = $kind ORDER BY model", kind=kind)]
+    if not names:
+        flag = "--stem" if kind == "stem" else "--regular N"
+        raise NotFound(f"No kernels of kind {kind} in the database. Store them with: filterdb ingest SOURCE {flag}")
+    models = matching("model", pattern, names)
+    sql = """SELECT filter_id, model, layer, kernel_h, kernel_w, kernel FROM regular
+             WHERE kind = $kind AND list_contains($models, model) ORDER BY model, layer, channel, in_channel"""
+    rows = view.session.query(sql, {"kind": kind, "models": models}).to_arrow_table()
+    own: list[tuple[Layer, KernelBatch]] = []
+    keys = rows.select(["model", "layer", "kernel_h", "kernel_w"]).to_pylist()
+    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
+        key, part = keys[start], rows.slice(start, stop - start)
+        kernels = part["kernel"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(stop - start, -1)
+        layer = Layer(key["layer"], key["kernel_h"], key["kernel_w"], stop - start)
+        own.append((layer, KernelBatch(part.select(["filter_id", "model"]), kernels)))
+    return Selection(what, tuple(models), view, tuple(own))
 
 
 def _group(what: str, models: Sequence[str], view: View) -> Selection:

@@ -1,6 +1,6 @@
-"""``Database``: the one noun of filterdb. Every verb of the command line is one call on it.
+"""``Database``: the main class of filterdb. Every command of the command line is one call on it.
 
-Each file of this room holds the verbs of one kind.
+Each file of this room holds the methods of one kind.
 """
 
 from __future__ import annotations
@@ -169,13 +169,13 @@ class Database(
         return report
 
     def vacuum(self) -> int:
-        """Forget old versions: delete files that only they need. Returns the bytes freed."""
+        """Remove old versions: delete files that only they need. Returns the bytes freed."""
         self._writable()
         if self._models.exists():
             self._fields.tidy(self._models.snapshot())
         collections = (
             self._models, self._banks.collection, self._classes.classifiers, self._classes.classes.collection,
-            self._fields.descriptors.collection, self._fields.fits.collection, self._bases.collection,
-            self._runs.collection,
+            self._fields.descriptors.collection, self._fields.fits.collection, self._fields.regular.collection,
+            self._bases.collection, self._runs.collection,
         )  # fmt: skip
         return sum(collection.vacuum() for collection in collections if collection.exists())

@@ -1,4 +1,4 @@
-"""The verbs of banks."""
+"""The methods for banks."""
 
 from __future__ import annotations
 

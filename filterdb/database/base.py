@@ -1,4 +1,4 @@
-"""What every verb stands on: the collections of one folder, and the version to read."""
+"""The base of ``Database``: the collections of one folder, and the version to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs of clusters: train, tell, label, compare."""
+"""The methods for classifiers: train, classify, label, compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ClusterVerbs(SqlVerbs):
-    """``cluster``, ``classify``, and what there is to do with classifiers."""
+    """``cluster``, ``classify``, and the methods for classifiers."""
 
     def cluster(
         self, size: str | int | None = None, *, models: str | Sequence[str] | None = None, name: str | None = None,
@@ -32,7 +32,7 @@ class ClusterVerbs(SqlVerbs):
             models: train on these only: a name, a glob, or several. Default: all, of a training run only the last checkpoint.
             name: of the classifier; one of that name is replaced. Default: method, size and seed.
             classify: False leaves the table ``classes`` alone; see ``classify``.
-            progress: called with what is being done, how much of it is done, and how much there is.
+            progress: called with the current step, the amount done, and the total.
             settings: method ("autoencoder", "kmeans"), seed, epochs, restarts, threshold, device, and for k-means classes and
                 scaling; see ``filterdb.clusters.make.train``. An interrupted call is resumed.
 
@@ -103,12 +103,12 @@ class ClusterVerbs(SqlVerbs):
         self._classes.remove(name, self._models.snapshot())
 
     def compare_classifiers(self, first: str, second: str, *, seeds: int = 0, progress: Progress | None = None) -> Relation:
-        """How far two classifiers agree on the kernels that both have classified, at the threshold of the first.
+        """Agreement of two classifiers on the kernels that both have classified, at the threshold of the first.
 
         Args:
             first: a classifier.
             second: another of the same kernel size.
-            seeds: train each again from that many other seeds, and say how far it agrees with itself.
+            seeds: train each again from that many other seeds, and measure its agreement with itself.
 
         Returns:
             first, second, kernels, same_class (share of kernels), ari, nmi, purity, threshold, first_clustered,
@@ -127,7 +127,7 @@ class ClusterVerbs(SqlVerbs):
         return report(self._view(), self.query, self.classifier(name), Path(folder))
 
     def cluster_controls(self, name: str, *, untrained: str | None = None, progress: Progress | None = None) -> Relation:
-        """What the pipeline of a classifier says of noise, of shuffled and of untrained kernels.
+        """Run the pipeline of a classifier on noise, on shuffled and on untrained kernels.
 
         Returns:
             One row for each kind of kernels: kernels, count, clustered (by a classifier trained on them), clustered_by_trained

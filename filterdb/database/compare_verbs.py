@@ -1,4 +1,4 @@
-"""The verbs that measure layers and compare selections of kernels."""
+"""The methods that measure layers and compare selections of kernels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class CompareVerbs(SqlVerbs):
-    """``layer_metrics``, ``compare``, and the bases that it stands on."""
+    """``layer_metrics``, ``compare`` and its PCA bases."""
 
     def layer_metrics(
         self, model: str | Sequence[str] | None = None, layer: str | None = None, size: str | int | None = None,
         sparsity_threshold: float | Sequence[float] = 0.01,
     ) -> Relation:  # fmt: skip
-        """How much of each layer is used: sparsity, variance entropy against a random layer, orthogonality.
+        """Sparsity, variance entropy against a random layer, and orthogonality of each layer.
 
         Args:
             model: only these models: a name, a glob, or several.
@@ -53,20 +53,21 @@ class CompareVerbs(SqlVerbs):
         """Compare two selections of kernels: distribution shift, class proportions, the most novel kernels of the first.
 
         Args:
-            a: a model or glob, ``dataset:NAME``, ``architecture:GLOB``, ``run:NAME``, ``*`` (or ``database``) for everything,
+            a: a model or glob, ``dataset:NAME``, ``architecture:GLOB``, ``run:NAME``, ``stem:NAME`` or
+                ``regular:NAME`` (kernels of ordinary convolutions), ``*`` (or ``database``) for everything,
                 or what is not in the database: a checkpoint file, ``timm:NAME``, ``hf:REPO``, ``torchvision:NAME``, an
                 ``nn.Module``. Such kernels are read and not stored.
-            b: another. Models that are in both are left out of the larger one (of both, where neither contains the other).
+            b: another. Models in both are excluded from the larger one, or from both if neither contains the other.
             size: kernel size; needed where both have several.
-            classifier: tells the class shares. Default: the only one that told both, if there is one.
+            classifier: for the class shares. Default: the only one that has classified both, if there is one.
             basis: the frozen PCA basis, made of the whole database and stored if there is none of that name. Default:
                 ``pca-`` and the size. Shifts on the same basis are comparable, also after the database has grown.
             new_basis: make it anew, of the database as it is now.
-            novel: how many kernels of A to name whose best match in B is least; 0 leaves the search out.
-            progress: called with what is being done, how much of it is done, and how much there is.
+            novel: number of kernels of A to list, those with the weakest best match in B. 0 skips the search.
+            progress: called with the current step, the amount done, and the total.
 
         Returns:
-            A ``Comparison``; ``to_dict()`` gives plain values. All numbers are of living kernels, centred and of unit length.
+            A ``Comparison``; ``to_dict()`` gives plain values. Numbers are of non-constant kernels, centred and of unit length.
 
         Raises:
             NotFound: no model, group or size of that name; the message lists near misses.

@@ -1,4 +1,4 @@
-"""The verbs of receptive fields: describe a filter, fit all of them."""
+"""The methods for receptive fields: describe a filter, fit all of them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class FieldVerbs(SqlVerbs, BankVerbs):
 
         Args:
             what: a filter_id, ``model:layer:channel``, ``model:layer``, ``model``, or a (kernel_h, kernel_w) array.
-            bank: whose templates it is compared with; None for none.
+            bank: the bank that it is compared with, or None.
             device: torch's, for the fits; by default the GPU where there is one.
 
         Returns:
             For a filter: identity, sentence, words, numbers, nearest, fits (best first), kernel and model (its best fit). For a
             layer or a model: shares of the words, derivative orders, means, nearest templates and families. ``to_dict()`` gives
-            plain values. What has no meaning is None, and ``reason`` says why.
+            plain values. Undefined values are None, and ``reason`` says why.
         """
         from filterdb.fields.describing import describe
 
@@ -56,8 +56,8 @@ class FieldVerbs(SqlVerbs, BankVerbs):
             family: only these families (``filterdb.fields.fits.FAMILIES``); those fitted before stay. Default: all that have a
                 meaning for the size.
             again: also fit kernels that were fitted before.
-            device: torch's; by default the GPU where there is one.
-            progress: called with what is being done, how many kernels are done, and how many there are. An interrupted call
+            device: torch device; by default the GPU if there is one.
+            progress: called with the current step, the kernels done, and the total. An interrupted call
                 keeps every model that was done.
 
         Returns:
@@ -83,7 +83,7 @@ class FieldVerbs(SqlVerbs, BankVerbs):
         Args:
             bank: a bank or its name.
             forms: for each template one of T, dx, dx+, dx-, dy, dy+, dy-, sharpening, as impulse responses.
-            methods: of A, B, C1, C2, D1, D2; all by default. A and B have no sharpening: it is left out there.
+            methods: of A, B, C1, C2, D1, D2; all by default. A and B have no sharpening, and skip it.
 
         Returns:
             template, form, method, sigma_x, sigma_y, alpha, error, at_bound.
@@ -107,7 +107,7 @@ class FieldVerbs(SqlVerbs, BankVerbs):
         return report(self._view(), self.query, Path(folder), models)
 
     def describe_missing(self, progress: Progress | None = None) -> list[str]:
-        """Make the descriptors of models that have none, for they were ingested by an older filterdb. Returns the models."""
+        """Compute the descriptors of models that an older filterdb ingested without them. Returns the models."""
         from filterdb.fields.store import describe_models
 
         self._writable()

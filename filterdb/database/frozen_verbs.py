@@ -1,4 +1,4 @@
-"""The verbs of frozen filters: make a bank, replace a network's kernels by it."""
+"""The methods for frozen filters: make a bank, replace a network's kernels with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 Banks = str | Bank | Mapping[str, str | Bank | None]
 
 LIMIT = 512
-"""Unlabelled images that are looked at by default; more change little."""
+"""Default number of unlabelled images. More change little."""
 BATCH_SIZE = 64
 
 
@@ -57,7 +57,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             idealise: put the scale-space model that fits best (``filterdb.fields.fits``) in the place of each template; names
                 of families allow only these.
             device: of idealise: torch's.
-            progress: called with what is being done, how much of it is done, and how much there is.
+            progress: called with the current step, the amount done, and the total.
 
         Raises:
             InvalidArgument: none or several ways, or options of another way.
@@ -111,14 +111,14 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
             bank: a bank or its name; or several by what they are for: a kernel size, a layer's name or glob, ``""`` for all else;
                 None leaves these layers.
             matching: which template for which kernel; a word is its ``match``.
-            repair: what is repaired afterwards on ``data``: "recalibrate", "correct", "pointwise", several of them, or a Repair.
+            repair: what is repaired on ``data`` after that: "recalibrate", "correct", "pointwise", several of them, or a Repair.
             data: unlabelled images for "inputs" and ``repair``: a source of images, an open set, or ``Images``. 512 of them by
                 default, 64 at a time.
             train: which numbers are parameters: "offset", "gain", both, or none of them (``()``).
             plain: ordinary convolutions instead, with the same kernels; all of their taps train.
             architecture: what a file is the weights of, where it does not say so.
-            device: torch's; by default the GPU where there is one. The network comes back on the CPU.
-            progress: called with what is being done, how much of it is done, and how much there is.
+            device: torch device; by default the GPU if there is one. The network comes back on the CPU.
+            progress: called with the current step, the amount done, and the total.
 
         Returns:
             A module of the architecture, in eval mode; its attribute ``frozen_report`` says what was replaced.
@@ -226,7 +226,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         if looks and data is None:
             raise InvalidArgument("Images are needed to match by inputs and to repair. Name some with data.")
         if not looks and data is not None:
-            raise InvalidArgument("Nothing looks at the images of data: ask for a repair, or leave data out.")
+            raise InvalidArgument("The images of data are not used: ask for a repair, or leave data out.")
         wanted = device or ("cuda" if torch.cuda.is_available() and looks else "cpu")
         where = next((parameter.device for parameter in network.module.parameters()), torch.device("cpu"))
         batches = [] if data is None else _batches(data, network.preprocessing, wanted, progress)

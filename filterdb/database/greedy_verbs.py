@@ -1,4 +1,4 @@
-"""The verb of greedy search: which templates of a bank can be spared."""
+"""The method for greedy search, which drops the templates of a bank that contribute least."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
         matching: Matching | None = None, data: Data | None = None, device: str | None = None, keep: bool = True,
         progress: Progress | None = None,
     ) -> Greedy:  # fmt: skip
-        """Drop the template of a bank whose loss costs least, again and again, until ``stop`` are left.
+        """Repeatedly drop the template of a bank whose loss costs least, until ``stop`` are left.
 
         A search is kept in ``runs`` and ``metrics`` (step: templates left) while it runs. The same call resumes an
         interrupted search, with the same numbers, and returns a finished one at once.
@@ -64,7 +64,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
                 which is fast on a CPU. Take more on a GPU.
             device: as for ``evaluate``.
             keep: False stores nothing.
-            progress: called with what is being done, candidates done, and candidates in all.
+            progress: called with the current step, the candidates done, and the total.
 
         Returns:
             The curve (``steps``), the order of the drops, the ``elbow``, and ``bank(count)``, the templates that were left last.
@@ -162,7 +162,7 @@ def _on_images(
 
 
 def _check(bank: Bank, search: Search, matching: Matching, objective: str, model: Any, models: Any, data: Any) -> None:
-    """Refuse what cannot be searched, before anything is read."""
+    """Refuse an impossible search before anything is read."""
     stop, lazy = search.stop, search.lazy
     if matching.match != "weights" or matching.mix:
         raise InvalidArgument("A greedy search matches each kernel with one template, by the weights: leave match and mix out.")
@@ -171,7 +171,7 @@ def _check(bank: Bank, search: Search, matching: Matching, objective: str, model
     if isinstance(stop, bool) or not isinstance(stop, int) or not 1 <= stop < len(bank):
         raise InvalidArgument(f"stop says how many of the {len(bank)} templates to leave: 1 to {len(bank) - 1}, got {stop!r}.")
     if (model is None) == (models is None):
-        raise InvalidArgument("Whose kernels? Give a model, or with models the names of models in the database: one of the two.")
+        raise InvalidArgument("Give one of the two: a model, or with models the names of models in the database.")
     if objective != "energy":
         if models is not None:
             raise InvalidArgument(f"The objective {objective} runs a network, and the database has kernels alone. Give a model.")

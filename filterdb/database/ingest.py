@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
+from filterdb.fields.regular import regular_tables
 from filterdb.fields.store import FieldStore, descriptor_table
 from filterdb.kernels import moments
 from filterdb.kernels.sizes import Pair, size_name
@@ -26,12 +27,17 @@ from filterdb.store.collection import slug
 from filterdb.store.parquet import ROW_GROUP
 from filterdb.store.schema import Layer, Model, ModelFacts
 
+DESCRIBED = 4096
+"""Kernels that are described in one task. Most layers have fewer; NumPy's calls would cost more than its arithmetic."""
+
+NO_ORDINARY = "no kernels of ordinary convolutions: there are none, or they are not read from files of this format"
+
 Status = Literal["ingested", "replaced", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one source."""
+    """The outcome for one source."""
 
     source: str
     model: str | None
@@ -41,7 +47,7 @@ class Outcome:
     bytes_read: int | None = None
     seconds: float = 0.0
     skipped: list[str] = field(default_factory=list)
-    """What the model had and was not stored: reason, count and names."""
+    """The layers that were not stored: reason, count and names."""
     notes: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -121,7 +127,7 @@ def ingest(
     stop = Event()
     with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="ingest") as pool:
         futures = {
-            pool.submit(_ingest_one, models, field_store, pending, names, stop, skip_existing, reporter): i
+            pool.submit(_ingest_one, models, field_store, pending, options, names, stop, skip_existing, reporter): i
             for i, pending in queue
         }
         waiting = set(futures)
@@ -161,6 +167,7 @@ def _ingest_one(
     models: Collection,
     field_store: FieldStore,
     pending: Pending,
+    options: Options,
     names: _Names,
     stop: Event,
     skip_existing: bool,
@@ -183,32 +190,39 @@ def _ingest_one(
         with pending.open(progress) as model:
             name = model.name
             skipped = [describe_skipped(item.reason, item.names) for item in model.skipped]
-            if not model.layers:
+            if not model.layers and not model.regular:
                 found = f" Left out: {'; '.join(skipped)}." if skipped else ""
                 raise SourceError(f"{pending.source} has no depthwise kernels larger than 1x1.{found}")
             names.claim(name, pending.source)  # only now: a source that cannot be read must not stand in another's way
-            status = store(models, field_store, model, skipped)
+            status = store(models, field_store, model, skipped, options.regular)
             return Outcome(
                 pending.source, name, status, len(model.layers), sum(layer.out_channels for layer in model.layers),
-                model.facts.bytes_read, time.perf_counter() - started, skipped, list(model.notes),
+                model.facts.bytes_read, time.perf_counter() - started, skipped,
+                [*model.notes, NO_ORDINARY] if options.ordinary and not model.regular else list(model.notes),
             )  # fmt: skip
     except FilterdbError as error:
         return Outcome(pending.source, name, "failed", seconds=time.perf_counter() - started, error=" ".join(str(error).split()))
     except MemoryError:
         return Outcome(pending.source, name, "failed", error="Not enough memory for this model. Ingest with --jobs 1.")
-    except Exception as error:  # each model fails alone, whatever its checkpoint makes a library do
+    except Exception as error:  # any error of a library is an error of this model only
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Outcome(pending.source, name, "failed", error=f"{pending.source} cannot be ingested: {reason}")
 
 
 def describe_skipped(reason: str, names: Sequence[str]) -> str:
-    """Layers that were left out, in words for the table ``models``."""
+    """The skipped layers, as text for the table ``models``."""
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"{len(names)} x {reason} ({shown})"
 
 
-def store(models: Collection, field_store: FieldStore, model: Model, skipped: Sequence[str] = ()) -> Status:
-    """Store one model and its descriptors, replacing it where it was there. Visible in one step, or not at all."""
+def store(
+    models: Collection, field_store: FieldStore, model: Model, skipped: Sequence[str] = (), regular: int = 0
+) -> Status:  # fmt: skip
+    """Store one model and its descriptors, replacing it where it was there. Visible in one step, or not at all.
+
+    Args:
+        regular: how many kernels of the model's ordinary convolutions to draw.
+    """
     count = sum(layer.out_channels for layer in model.layers)
     digest = hashlib.sha256()
     with models.stage() as stage, ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="describe") as pool:
@@ -223,6 +237,8 @@ def store(models: Collection, field_store: FieldStore, model: Model, skipped: Se
         }  # fmt: skip
         stage.write("models", [pa.Table.from_pylist([row], schema.MODELS)], schema.MODELS)
         field_store.put_descriptors(model.name, stage.edition, _row_groups(described))
+        if model.regular:
+            field_store.put_regular(model.name, stage.edition, regular_tables(model, regular))
         replaced = stage.commit(model.name)
     return "replaced" if replaced else "ingested"
 
@@ -256,11 +272,25 @@ def _filter_tables(model: Model, kernels: Sequence[NDArray[np.float32]], digest:
 
 
 def _describe(model: Model, kernels: Sequence[NDArray[np.float32]], pool: ThreadPoolExecutor) -> list[Future[pa.Table]]:
-    """Rows of ``descriptors``, a table for each layer. Layers are described side by side: many are too small to be split."""
-    return [
-        pool.submit(descriptor_table, schema.filter_ids(model.name, layer.name, len(kernel)), kernel)
-        for layer, kernel in zip(model.layers, kernels, strict=True)
-    ]
+    """Rows of ``descriptors``, a table for each batch of layers. Batches are described side by side."""
+    futures = []
+    for batch in _batches(kernels):
+        ids = [schema.filter_ids(model.name, model.layers[i].name, len(kernels[i])) for i in batch]
+        futures.append(pool.submit(descriptor_table, np.concatenate(ids), np.concatenate([kernels[i] for i in batch])))
+    return futures
+
+
+def _batches(kernels: Sequence[NDArray[np.float32]]) -> Iterator[list[int]]:
+    """Numbers of consecutive layers of one kernel size, about DESCRIBED kernels at a time."""
+    batch: list[int] = []
+    for i, kernel in enumerate(kernels):
+        here = sum(len(kernels[j]) for j in batch)
+        if batch and (here + len(kernel) > DESCRIBED or kernel.shape[1:] != kernels[batch[0]].shape[1:]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _row_groups(described: Iterable[Future[pa.Table]]) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""The verbs that give kernels as arrays, for your own code."""
+"""The methods that return kernels as arrays."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class MatchVerbs(BankVerbs):
     def exemplars(self, bank: str | Bank = "greedy8", count: int = 8, **choice: Any) -> dict[str, np.ndarray]:
         """The real kernels closest to each template: template name to (n, kernel_h, kernel_w), closest first.
 
-        At most ``count`` each. Kernels with a negative gain come with their sign turned, as the template they stand for.
+        At most ``count`` each. Kernels with a negative gain are inverted, to match their template.
         The other arguments are those of ``nearest``.
         """
         from filterdb.search.nearest import exemplars

@@ -74,7 +74,7 @@ class Monitor:
 
         Raises:
             SourceError: no depthwise layers.
-            RunError: an earlier step could not be stored; the message says which, and why.
+            RunError: an earlier step could not be stored; the message has the step and the reason.
         """
         if not _first():
             return

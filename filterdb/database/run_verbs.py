@@ -50,12 +50,12 @@ class RunVerbs(Base):
             data: a source of images (see ``filterdb.images.open_images``), an open set, or ``Images``; 64 at a time by default.
             architecture: what a file is the weights of, where it does not say so: also of an original that is a file.
             original: the network to compare with: gives agreement and KL. With one, images need no labels.
-            device: torch's; by default the GPU where there is one.
+            device: torch device; by default the GPU if there is one.
             amp: autocast: bfloat16, or float16 on GPUs without it.
             channels_last: the memory layout of channels last.
             about: what the table should say of the model's kernels; by default what the model's file says.
             keep: False stores nothing.
-            progress: called with what is being done, how many images are done, and how many there are.
+            progress: called with the current step, the images done, and the total.
 
         Returns:
             top1, top5, agreement (shares in [0, 1]), loss and kl (nats), images, seconds, notes, and the run_id.

@@ -28,7 +28,7 @@ class TrainingVerbs(Base):
         device: str | None = None, keep: bool = True, parent: str | None = None, progress: Progress | None = None,
         **settings: Any,
     ) -> Trained:  # fmt: skip
-        """Train a network whose depthwise kernels are frozen, or come from a bank; or any network, the ordinary way.
+        """Train a network with frozen depthwise kernels, with kernels from a bank, or with ordinary ones.
 
         Args:
             model: a timm architecture, or demo; or ``filterdb.training.Settings``, which ``Settings.recipe`` reads from a recipe.
@@ -36,10 +36,10 @@ class TrainingVerbs(Base):
                 set, or ``Images``. The workers of ``data`` also augment.
             out: the folder of the run. A training of the same settings that was stopped there is resumed.
             saving: how often it is evaluated and kept.
-            device: torch's; by default the GPU where there is one. Under torchrun each process takes its own.
+            device: torch device; by default the GPU if there is one. Under torchrun each process takes its own.
             keep: False stores nothing in ``runs`` and ``metrics``.
             parent: the run_id of the run that this belongs to, for the table.
-            progress: called with what is being done, the steps done, and how many there are.
+            progress: called with the current stage, the steps done, and the total.
             settings: fields of ``filterdb.training.Settings``: mode, bank, weights, filters, epochs, lr and so on.
 
         Returns:

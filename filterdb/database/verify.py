@@ -31,7 +31,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     """Damage: something that was ingested is gone or changed."""
     leftovers: list[str] = field(default_factory=list)
-    """Notes on what is no damage: traces of killed writers, which never show in an answer, and descriptors of older rules."""
+    """Notes that are not damage: leftovers of killed writers, which no query sees, and descriptors of older rules."""
     repaired: bool = False
 
     @property
@@ -64,7 +64,8 @@ def verify(
     owners: dict[int, str] = {}
     checks: list[tuple[Collection, Check]] = [
         (models, lambda tables: _check_model(tables, owners)), (banks, _check_bank),
-        (classes.classifiers, _check_classifier), *((one.collection, _check_derived) for one in (classes.classes, fields.fits)),
+        (classes.classifiers, _check_classifier),
+        *((one.collection, _check_derived) for one in (classes.classes, fields.fits, fields.regular)),
         (fields.descriptors.collection, _check_derived), (bases, _check_basis), (runs, run_problems),
     ]  # fmt: skip
     snapshots = [(collection, check, collection.snapshot()) for collection, check in checks]

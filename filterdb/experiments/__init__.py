@@ -1,1 +1,1 @@
-"""Experiments that are run for real and whose numbers are in the docs: each module is a program that writes a CSV."""
+"""Experiments whose numbers are in the docs. Each module is a program that writes a CSV."""

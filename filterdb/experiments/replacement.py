@@ -1,12 +1,12 @@
-"""Real networks with their depthwise kernels replaced, and what brings accuracy back without training.
+"""Replaces the depthwise kernels of real networks, and measures how much accuracy comes back without training.
 
     python -m filterdb.experiments.replacement --weights FOLDER --images FILE [--demo-images FILE] --out FILE.csv
     python -m filterdb.experiments.replacement --table FILE.csv
 
 FOLDER holds mcunet-320kb-1mb_imagenet.pth and proxyless-w0.3-r176_imagenet.pth, two ImageNet networks with batch normalisation;
 FILE is a Parquet file of labelled ImageNet photographs, one of each class. With the validation images of tiny-imagenet-100, the
-ConvNeXt that ships with filterdb is tried too: it has layer norms. One half of the images, without their labels, is looked at;
-top-1 is of the other half. Rows that the CSV has are not computed again, so that an interrupted run is resumed.
+ConvNeXt that ships with filterdb is measured too: it has layer norms. The repairs use one half of the images, without labels.
+Top-1 is measured on the other half. Rows that the CSV has are not computed again, so that an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ STEPS: Mapping[str, dict[str, Any]] = {
     "repaired": {"pointwise": True},
     "inputs+mixed+repaired": {"match": "inputs", "mix": 0.5, "pointwise": True},
 }
-"""What is done, in the words of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. What is recalibrated where
-there is batch normalisation is corrected where there is none."""
+"""The options of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. ``restored`` recalibrates batch norm, or
+corrects gains and biases where there is none."""
 WIDELY = ("replaced", "recalibrated")
 """Tried on every bank."""
 CLOSELY = ("greedy8", "own25", "own8")
@@ -68,14 +68,14 @@ KEY = COLUMNS[:6]
 
 @dataclass
 class Bench:
-    """A network, images to look at, and labelled images to be measured on."""
+    """A network, unlabelled images for the repairs, and labelled images for the measurement."""
 
     name: str
     module: nn.Module
     looked_at: list[Tensor]
     measured: list[tuple[Tensor, Tensor]]
     rest: list[tuple[Tensor, Tensor]]
-    """The half that is looked at, with labels, for figures of all images."""
+    """The half for the repairs, with labels, for figures of all images."""
 
     @classmethod
     def open(cls, name: str, weights: Path, images: Path, batch_size: int = 64) -> Bench:
@@ -84,7 +84,7 @@ class Bench:
         halves = [open_images(str(images)).half(which) for which in (0, 1)]
         parts = [list(batches(half, network.preprocessing, batch_size=batch_size)) for half in halves]
         looked_at = batches(halves[0].limit(LOOKED_AT), network.preprocessing, batch_size=batch_size)
-        # what convolutions of this kind like on a CPU: twice as fast
+        # channels last is twice as fast for these convolutions on a CPU
         last = torch.channels_last
         rest, measured = ([(x.contiguous(memory_format=last), y) for x, y in part] for part in parts)
         seen = [x.contiguous(memory_format=last) for x, _ in looked_at]

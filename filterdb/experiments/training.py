@@ -1,9 +1,9 @@
-"""What frozen filters cost: a small network trained from scratch in several ways, with several numbers of images and seeds.
+"""The cost of frozen filters: a small network trained from scratch in several modes, with several numbers of images and seeds.
 
     python -m filterdb.experiments.training --data TRAIN --val-data VALIDATION --out FOLDER --csv FILE [--picture FILE]
 
-Every run sees the same number of images in all, so fewer images are seen more often. A stopped run is resumed, and what is
-done is not done again.
+Every run sees the same number of images in total: fewer images are seen more often. A stopped run is resumed, and finished runs
+are not repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "8 shuffled, frozen + bias": {"mode": "frozen+bias", "bank": "greedy8", "shuffle": True},
     "DoG initialisation": {"mode": "dog-init"},
 }
-"""What is compared; all but the kernels is the same."""
+"""The variants, which differ only in their kernels."""
 COLUMNS = ("way", "images", "seed", "epochs", "top1", "loss", "seconds")
 
 

@@ -1,4 +1,4 @@
-"""The application: which address is which page, and what is said where something is wrong."""
+"""The ASGI application: the routes of the pages, and the pages for errors."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def application(desk: Desk, token: str | None = None) -> Any:
     def failed(request: Request, error: Exception) -> Response:
         logging.getLogger("filterdb").error("the page %s failed", request.url.path, exc_info=error)
         said = (
-            "DuckDB could not answer. Load the page again."
+            "DuckDB could not answer. Reload the page."
             if isinstance(error, duckdb.Error)
-            else "This page failed; the terminal says why."
+            else "This page failed. The error is in the terminal."
         )
         return _wrong(desk, 500, said)
 
@@ -70,4 +70,4 @@ def application(desk: Desk, token: str | None = None) -> Any:
 
 
 def _wrong(desk: Desk, status: int, said: str) -> Response:
-    return desk.html("wrong.html", status, title="Not found" if status == 404 else "That did not work", said=said)
+    return desk.html("wrong.html", status, title="Not found" if status == 404 else "Error", said=said)

@@ -1,4 +1,4 @@
-"""What a gallery shows, as its address says it: every view is a link, and every link the same view."""
+"""The state of a gallery, encoded in its address. Each view has its own link."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Choice:
 
     @classmethod
     def of(cls, query: Sequence[tuple[str, str]]) -> Choice:
-        """From the pairs of an address; what is empty there is left out.
+        """From the pairs of an address. Empty values are ignored.
 
         Raises:
             InvalidArgument, NotFound: a word or number that cannot mean anything.
@@ -94,9 +94,9 @@ class Choice:
         if self.sort in CLASS_COLUMNS and not self.classifier:
             raise InvalidArgument(f"Sorting by {self.sort} needs a classifier: choose one first.")
         if self.class_ and not self.classifier:
-            raise InvalidArgument("A class is one of a classifier: choose the classifier first.")
+            raise InvalidArgument("Classes belong to a classifier. Choose the classifier first.")
         if self.page > LAST_SORTED_PAGE and self.sort:
-            raise InvalidArgument(f"Sorted galleries end at page {LAST_SORTED_PAGE}. Turn the order round, or narrow the choice.")
+            raise InvalidArgument(f"Sorted galleries end at page {LAST_SORTED_PAGE}. Reverse the order, or add filters.")
         return self
 
     def but(self, **changes: Any) -> Choice:
@@ -116,11 +116,11 @@ class Choice:
 
     @property
     def narrowed(self) -> Choice:
-        """Only what chooses kernels, without their order: two galleries of the same have the same counts."""
+        """The filters without the order. Galleries with the same filters have the same counts."""
         return replace(self, sort="", order="desc", seed=0, page=1)
 
     def pairs(self, *without: str) -> list[tuple[str, str]]:
-        """As the address has it: only what is not as it always is."""
+        """The parameters of the address. Defaults are omitted."""
         found: list[tuple[str, str]] = []
         for field in fields(self):
             name, value = field.name.rstrip("_"), getattr(self, field.name)
@@ -150,5 +150,5 @@ def _text(value: Any) -> str:
 
 
 def path(*parts: str | int) -> str:
-    """An address of names, which may hold anything."""
+    """The address for some names, which may contain any character."""
     return "/" + "/".join(quote(str(part), safe="") for part in parts)

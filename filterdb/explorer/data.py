@@ -1,4 +1,4 @@
-"""What the pages ask of the shelf: all SQL over it is here and in data_models. Values go in as parameters, never as text."""
+"""The queries of the pages: all SQL over the shelf is here and in data_models. Values are passed as parameters, never as text."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def check(cur: Cursor, choice: Choice) -> int:
         return 0
     numbers = classifiers(cur)
     if choice.classifier not in numbers:
-        raise not_found("classifier", choice.classifier, numbers, advice="Tell kernels into classes: filterdb classify.")
+        raise not_found("classifier", choice.classifier, numbers, advice="Classify kernels first: filterdb classify.")
     return numbers[choice.classifier]
 
 
@@ -193,7 +193,7 @@ def page(cur: Cursor, choice: Choice, number: int, count: int = PAGE) -> list[Sh
 
 
 def _in_order(cur: Cursor, choice: Choice, number: int, count: int) -> list[int]:
-    """Counting cells tells which layers a page shows, so only those are looked into, on whatever page."""
+    """The cells show which layers are on a page. Only the rows of these layers are read."""
     start = (choice.page - 1) * count
     where, values = _where((["classifier = ?"], [number]), _of_layers(choice), _of_filters(choice, _CELLS))
     layers = cur.execute(
@@ -257,7 +257,7 @@ def kernels(cur: Cursor, ns: Sequence[int], value: str | None = None) -> list[Sh
 
 
 def find(cur: Cursor, filter_id: int) -> Found | None:
-    """Where a filter is. The ids of a layer are consecutive, so the table of layers tells it."""
+    """The place of a filter. The ids of a layer are consecutive, so the table of layers is enough to find it."""
     if not 0 <= filter_id < schema.ID_RANGE:
         return None
     rows = cur.execute(
@@ -302,7 +302,7 @@ def facts(cur: Cursor, n: int) -> dict[str, Any]:
     names = [column[0] for column in cur.description or []]
     row = cur.fetchone()
     if row is None:
-        raise NotFound("This filter was just replaced: its model was ingested again. Load the page again.")
+        raise NotFound("This filter was just replaced: its model was ingested again. Reload the page.")
     return dict(zip(names, row, strict=True))
 
 

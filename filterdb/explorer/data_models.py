@@ -1,4 +1,4 @@
-"""What the pages of models, of the spectrum and of comparisons ask of the shelf."""
+"""The queries of the pages of models, spectra and comparisons."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def told_by(cur: Cursor, model: str) -> list[str]:
 
 
 def nearest_to_code(cur: Cursor, number: int, code: float, count: int, every: bool) -> list[tuple[Shown, Mapping[str, Any]]]:
-    """The real kernels whose codes are nearest to a code, of equals the least dissimilar first, with their classes.
+    """The real kernels with the codes nearest to a code, ties by dissimilarity, with their classes.
 
     Only those that are clustered, or every one.
     """

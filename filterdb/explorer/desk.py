@@ -1,4 +1,4 @@
-"""The desk: all that a page needs to answer one request, and how it becomes HTML."""
+"""The desk: everything that a page needs to answer one request, and the rendering to HTML."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from filterdb.kernels import heat_map
 
 HERE = Path(__file__).parent
 THREADS = 2
-"""That work for pages: each opens the database once more, and on few cores more of them are no faster."""
+"""Number of threads for pages. Each opens the database again, and more of them are not faster on few cores."""
 INDEXING = 5
 """Niceness of the threads that build indexes: minutes of all cores, which pages must not wait for."""
 SOON = 0.3
-"""Seconds that a page waits for its parts; what takes longer comes by itself."""
+"""Seconds that a page waits for its parts. Slower parts are loaded later."""
 KEPT = 500
 """Quick answers, such as the counts of a choice."""
 Kept = TypeVar("Kept")
@@ -56,7 +56,7 @@ class Desk:
         self._pages.filters |= {"number": looks.number, "count": looks.count, "cell": looks.cell}
 
     def warm(self) -> None:
-        """Load and open what the first pages need before anybody asks for them: torch and large databases take seconds."""
+        """Load in advance what the first pages need: torch and large databases take seconds."""
         self.begin("warm", lambda: self.db.describe(np.eye(3)))
         self.begin("warm", lambda: self.db.models, kind="similar")
         self.begin("open", lambda: self.sql.run(lambda db: db.sql("SELECT 1")))
@@ -66,11 +66,11 @@ class Desk:
         return self.shelf.cursor()
 
     def status(self) -> Status:
-        """How far the shelf is, after a look at whether the database changed."""
+        """The progress of the shelf, after a check whether the database changed."""
         return self.shelf.refresh()
 
     def kept(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
-        """What ``make`` gives, kept until the database or the shelf changes; for what is quick, and asked for again and again."""
+        """The result of ``make``, cached until the database or the shelf changes. For quick and frequent requests."""
         full = (key, self.shelf.versions, self.shelf.refresh(0).revision)
         with self._lock:
             if full in self._kept:
@@ -84,7 +84,7 @@ class Desk:
         return made
 
     def begin(self, key: Hashable, make: Callable[[], Any], *, kind: str = "work") -> None:
-        """Let a thread work on what will be asked for in a moment."""
+        """Start a job whose answer will be needed soon."""
         self.work(key, make, kind=kind, wait=0)
 
     def work(self, key: Hashable, make: Callable[[], Any], *, kind: str = "work", wait: float = SOON) -> Answer:
@@ -107,6 +107,6 @@ class Desk:
 
 @cache
 def asset(name: str) -> str:
-    """The address of a file of ours; it changes with its content, so browsers may keep it."""
+    """The address of a static file. It changes with the content, so that browsers may cache it."""
     digest = hashlib.blake2b((HERE / "static" / name).read_bytes(), digest_size=6).hexdigest()
     return f"/static/{name}?v={digest}"

@@ -1,4 +1,4 @@
-"""Who may look: anybody on this machine by default; on any other address, who has the token. And what a browser may load."""
+"""Access control: by default anybody on this machine; on other addresses only with the token. Also what a browser may load."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, urlencode
 
 COOKIE_DAYS = 30
 HEADERS = {
-    # Scripts and styles from here alone, pictures from here or in the page: a browser that is told this asks no other host, and
-    # runs nothing that a name in the database could smuggle in.
+    # Scripts and styles only from here, pictures from here or inline: the browser then contacts no other host, and
+    # runs no code that a name in the database could inject.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cross-origin-opener-policy": "same-origin",
@@ -23,8 +23,8 @@ LOCAL = ("127.0.0.1", "localhost", "[::1]")
 class Guard:
     """ASGI middleware: checks the host or the token of each request, and adds ``HEADERS`` to each answer.
 
-    Without a token only the loopback names may be asked for. Else a foreign page could reach a database on this machine by a
-    name of its own that it points here (DNS rebinding).
+    Without a token, only the loopback host names are accepted. Otherwise a foreign page could reach a database on this machine by
+    a name of its own that resolves to this machine (DNS rebinding).
     """
 
     def __init__(self, app: Any, token: str | None, hosts: Sequence[str] = LOCAL):
@@ -35,13 +35,13 @@ class Guard:
             return await self._app(scope, receive, send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
-            # a link from elsewhere is welcome; a foreign page that loads ours by the thousand, as pictures say, is not
-            return await _answer(send, 403, "This page cannot be a part of another site's.")
+            # links from other sites are allowed, but not requests from them in bulk, for example as pictures
+            return await _answer(send, 403, "This page cannot be embedded in another site.")
         if self._token is None:
             host = headers.get("host", "")
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if name not in self._hosts:
-                return await _answer(send, 421, "This page answers on this machine only: open it as http://127.0.0.1.")
+                return await _answer(send, 421, "The explorer serves this machine only. Open it as http://127.0.0.1.")
         else:
             pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             given = [value for name, value in pairs if name == "token"]
@@ -54,7 +54,7 @@ class Guard:
                 kept = f"{cookie}={self._token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={COOKIE_DAYS * 86400}"
                 return await _answer(send, 303, "", [("location", target), ("set-cookie", kept)])
             if not self._right(_cookie(headers.get("cookie", ""), cookie)):
-                return await _answer(send, 401, "A token is needed: open the address that filterdb serve printed.")
+                return await _answer(send, 401, "A token is needed. Open the address that filterdb serve printed.")
 
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":

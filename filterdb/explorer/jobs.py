@@ -1,4 +1,4 @@
-"""Work that may take longer than a page may: done once by a few threads, kept, and shown when it is there."""
+"""Work that takes longer than a page: done once by a few threads, cached, and shown when it is ready."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import duckdb
 from filterdb.errors import FilterdbError
 
 KEPT = 256
-"""Answers; the one that was asked for longest ago goes first."""
+"""Cached answers. The least recently used one is dropped first."""
 
 
 def stand_back(niceness: int) -> None:
-    """Let a thread, and those that it begins, go behind others."""
+    """Lower the priority of a thread and of the threads that it starts."""
     if niceness and sys.platform == "linux":  # elsewhere it would be the whole process
         os.nice(niceness)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a job by now: a value, an error in one line, or neither yet."""
+    """The state of a job: a value, an error in one line, or neither yet."""
 
     value: Any = None
     error: str = ""
@@ -37,16 +37,16 @@ class Answer:
 
 
 class Jobs:
-    """Answers by key. A key names what is asked and the versions it is asked of, so answers never go stale."""
+    """Answers by key. A key contains the request and the versions that it refers to. Answers therefore never become stale."""
 
     def __init__(self, threads: int, niceness: int = 0):
-        """``niceness``: how far the threads stand back behind those of the pages, on systems where a thread can."""
+        """``niceness``: how much lower the priority of the threads is than that of the pages, where the system supports it."""
         self._pool = ThreadPoolExecutor(threads, "explorer", stand_back, (niceness,))
         self._found: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Any], wait: float) -> Answer:
-        """The answer of ``make``, begun now if it was not before; pending if it is not there after ``wait`` seconds."""
+        """The answer of ``make``, started now if it was not before; pending if it is not ready after ``wait`` seconds."""
         with self._lock:
             future = self._found.get(key)
             if future is None:
@@ -68,5 +68,5 @@ class Jobs:
             return Answer(error=" ".join(str(error).split())[:300])
 
     def close(self) -> None:
-        """Let what is running end, and begin nothing more."""
+        """Finish the running jobs, and start no more."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""How things look: numbers, words and their meaning, bars, curves. Pictures are numbers here; the templates write them as SVG."""
+"""Formatting for the pages: numbers, words and their meanings, bars and curves. The templates write the pictures as SVG."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from filterdb.kernels import heat_map
 SAMPLES = 64
 """Of the frequency response along each axis, from -1/2 to 1/2 cycles a pixel."""
 MEANINGS = {
-    "lowpass": "passes what changes slowly and stops what changes fast: a blur",
-    "highpass": "stops DC and passes all from the middle band on: what a pixel has beside its neighbours",
-    "bandpass": "has its peak amid the spectrum and falls on both sides: one scale of detail",
+    "lowpass": "passes low frequencies and stops high ones: a blur",
+    "highpass": "stops DC and passes the middle and high bands: the difference of a pixel from its neighbours",
+    "bandpass": "has its peak in the middle of the spectrum and falls on both sides: one scale of detail",
     "differential": "stops DC and has the moments of a first or second derivative: an edge or a line",
-    "sharpening": "passes DC by a central tap and amplifies what changes fast",
-    "identity": "one tap holds nearly all energy: passes the image as it is",
-    "other": "no rule holds with a margin",
+    "sharpening": "passes DC by a central tap and amplifies high frequencies",
+    "identity": "one tap holds nearly all energy: leaves the image unchanged",
+    "other": "meets none of the rules",
     "(zero)": "all weights are zero",
 }
-"""The words of signal processing, in a line each."""
+"""A short meaning of each signal-processing word."""
 NUMBER_MEANINGS = {
-    "dc_ratio": "sum of the weights over the sum of their sizes", "dc_gain": "|sum of the weights|: gain at zero frequency",
+    "dc_ratio": "sum of the weights over the sum of their magnitudes", "dc_gain": "|sum of the weights|: gain at zero frequency",
     "nyquist_x": "gain at (1/2, 0)", "nyquist_y": "gain at (0, 1/2)", "nyquist_xy": "gain at (1/2, 1/2)",
-    "centroid": "mean frequency of the energy, cycles a pixel", "bandwidth": "spread of the energy about it",
-    "energy_low": "share of energy in the low band", "energy_mid": "in the middle band", "energy_high": "in the high band",
-    "anisotropy": "0 round, 1 along one axis", "orientation": "of the spectrum's axis, degrees",
-    "even_energy": "share of energy that is even about the centre", "separable_energy": "share that is a product of x and y",
-    "half_even_energy": "even about the best half-pixel centre", "half_odd_energy": "odd about it",
+    "centroid": "mean frequency of the energy, cycles per pixel", "bandwidth": "spread of the energy about it",
+    "energy_low": "share of energy in the low band", "energy_mid": "share in the middle band",
+    "energy_high": "share in the high band",
+    "anisotropy": "0: isotropic, 1: along one axis", "orientation": "of the spectrum's axis, degrees",
+    "even_energy": "share of energy that is even about the centre", "separable_energy": "share of energy in one separable kernel",
+    "half_even_energy": "share that is even about the best half-pixel centre", "half_odd_energy": "share that is odd about it",
 }  # fmt: skip
-"""What the less obvious descriptors are; all rules are in docs/words.md."""
+"""Meanings of the less obvious descriptors. docs/words.md has all the rules."""
 
 
 def count(value: int) -> str:
@@ -46,7 +47,7 @@ def count(value: int) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as people read it; nothing is a dot."""
+    """A number for display. A dot stands for a missing one."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "·"
     return cell(value)
@@ -92,7 +93,7 @@ class Piece:
 
 
 def bar(counts: Mapping[str, int], colours: Mapping[str, str] | None = None) -> list[Piece]:
-    """A stacked bar of counts by class or word; kernels that a classifier has not classified are left out."""
+    """A stacked bar of counts by class or word; kernels without a class are excluded."""
     counts = {name: n for name, n in counts.items() if name != UNCLASSIFIED}
     colours = colours or class_colours(counts)
     total = sum(counts.values()) or 1

@@ -1,4 +1,4 @@
-"""Serving the explorer: one process, threads for the pages, this machine alone unless asked otherwise."""
+"""Serving the explorer: one process with threads for the pages, on this machine only by default."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def serve(db: Database, host: str = LOOPBACK[0], port: int = PORT) -> None:
     with closing(Desk(db)) as desk, closing(listening):
         desk.shelf.refresh(SMALL)
         desk.warm()
-        print(f"The explorer of {db.place}: {address}", flush=True)
+        print(f"Explorer of {db.place}: {address}", flush=True)
         if token:
             print(
-                f"WARNING: it listens on {host}, so everybody who can reach this machine and has this address can read "
-                "all of the database and run SQL on it. The connection is not encrypted.", file=sys.stderr, flush=True,
+                f"WARNING: it listens on {host}. Everybody who can reach this machine and has this address can read "
+                "the whole database and run SQL on it. The connection is not encrypted.", file=sys.stderr, flush=True,
             )  # fmt: skip
-        print("Ctrl-C ends it.", flush=True)
+        print("Press Ctrl-C to stop.", flush=True)
         settings = uvicorn.Config(
             application(desk, token), log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False,
             lifespan="off",
@@ -59,7 +59,7 @@ def serve(db: Database, host: str = LOOPBACK[0], port: int = PORT) -> None:
         try:
             uvicorn.Server(settings).run(sockets=[listening])
         except KeyboardInterrupt:
-            print("ended", flush=True)
+            print("stopped", flush=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -71,7 +71,5 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except (OSError, OverflowError) as error:
         said = getattr(error, "strerror", None) or error
-        raise InvalidArgument(
-            f"Nothing can listen on {host} port {port}: {said}. Choose another with --host or --port."
-        ) from error
+        raise InvalidArgument(f"Cannot listen on {host} port {port}: {said}. Choose another with --host or --port.") from error
     return listening

@@ -1,9 +1,9 @@
-"""The shelf: a copy of what the pages choose and sort by, in DuckDB's own format beside the tables, so that pages come at once.
+"""The shelf: a copy of the columns that the pages filter and sort by, in DuckDB's own format, for fast pages.
 
-Kernels lie in a Parquet file for each model, which is right for everything but looking at ninety of them from ninety models. The
-shelf holds the same rows once more, with their descriptors, best fits and classes in one table, and small counts of it. It is
-filled by a thread, model by model, and names the parts that each model's rows were made of: what changed is read again, so it
-follows an ingest within a moment. Nothing in it is ever needed to read the database; deleting its folder costs a minute.
+The database has one Parquet file for each model, which is slow when a page shows ninety kernels of ninety models. The shelf holds
+the same rows again, with their descriptors, best fits and classes in one table, and a small table of counts. A thread fills it
+model by model. It records the parts that each model's rows were made from, and reads changed parts again. It follows an ingest
+within a moment. The database does not depend on it, and a deleted shelf is rebuilt in about a minute.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from filterdb.errors import FilterdbError
 from filterdb.explorer.shelf_rows import TABLES, Member, put_on, take_off
 
 FORMAT = 2
-"""Of the shelf's tables; raise it when they change, and shelves are made anew."""
+"""Version of the shelf's tables. Raise it when they change, and shelves are rebuilt."""
 FRESH = 0.2
-"""Seconds for which the versions of the database are not asked again."""
+"""Seconds between two checks of the database's versions."""
 MEMORY = "4GB"
 BATCH = 250_000
 """Filters that are put on the shelf at a time: two row groups of DuckDB, so it writes them once and not by its log."""
@@ -38,18 +38,18 @@ BATCH = 250_000
 
 @dataclass(frozen=True)
 class Status:
-    """How far the shelf is."""
+    """The progress of the shelf."""
 
     revision: int
     """Changes with every model that is put on the shelf or taken off."""
     ready: int
     total: int
-    """Models that are as the database has them, and models there are."""
+    """Models that are up to date, and models in total."""
     problems: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether the shelf shows the database as it is."""
+        """Whether the shelf is up to date."""
         return self.ready >= self.total
 
 
@@ -77,7 +77,7 @@ class Shelf:
         return self._con.cursor()
 
     def close(self) -> None:
-        """Stop filling, and let another process have the folder."""
+        """Stop filling, and release the folder for other processes."""
         self._closed = True
         self._settled.wait(5)
         self._con.close()
@@ -87,7 +87,7 @@ class Shelf:
             self._lock_file.release()
 
     def refresh(self, wait: float = 0.3) -> Status:
-        """See whether the database changed; if so begin to follow, and wait a moment for it."""
+        """Check whether the database changed. If it did, start an update and wait a moment for it."""
         with self._changing:
             now = time.monotonic()
             if now - self._asked > FRESH and (self._settled.is_set() or self._seen is None):
@@ -103,7 +103,7 @@ class Shelf:
     # -- inside ----------------------------------------------------------------------------------------------------------
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        """The shelf's file; one of another format, another place or another DuckDB is made anew."""
+        """The shelf's file. It is rebuilt if its format, place or DuckDB version differs."""
         file = self.folder / "shelf.duckdb"
         for fresh in (False, True):
             if fresh:
@@ -136,7 +136,7 @@ class Shelf:
                     break
         except (FilterdbError, duckdb.Error, OSError) as error:
             logging.getLogger("filterdb").exception("the explorer's shelf cannot be filled")
-            self._tell(problems=(f"The pages lag behind: {' '.join(str(error).split())}",))
+            self._tell(problems=(f"The pages are not up to date: {' '.join(str(error).split())}",))
         finally:
             self._settled.set()
 
@@ -181,7 +181,7 @@ class Shelf:
 
 
 def _folder(db: Database) -> tuple[Path, FileLock | None]:
-    """Beside the indexes; where that cannot be written, or another process shows the same database, a folder of our own."""
+    """Next to the indexes, or a temporary folder if that is not writable or another process serves the same database."""
     folder = db.path / "explorer"
     lock = FileLock(folder / "lock")
     try:

@@ -1,6 +1,6 @@
-"""The SQL box: one read-only statement of a stranger, with a limit of rows, of seconds and of memory.
+"""The SQL box: one untrusted read-only statement, with limits on rows, seconds and memory.
 
-Statements run in threads of their own, each with its own locked session, so a slow one keeps nobody waiting but who asked it.
+Each statement runs in its own thread, with its own locked session. A slow one delays nobody else.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ SETTINGS = {
     "memory_limit": "2GB", "max_temp_directory_size": "4GB", "parquet_metadata_cache": "true",
     "validate_external_file_cache": "NO_VALIDATION",
 }  # fmt: skip
-"""Of the sessions of the box: a query that wants more memory or disk fails alone. What was learnt of a file is kept: none ever
-changes, and of hundreds of models that is most of the work."""
+"""Of the sessions of the box: a query that needs more memory or disk fails alone. File metadata is cached, because files
+never change, and for hundreds of models reading it is most of the work."""
 SECONDS = 20.0
 ROWS = 1_000
-"""Shown at most."""
+"""Maximum number of rows shown."""
 DOWNLOADED = 1_000_000
-"""Rows of a file at most."""
+"""Maximum number of rows of a file."""
 BYTES = 256 * 2**20
-"""Of an answer in memory at most."""
+"""Maximum size of an answer in memory."""
 AT_ONCE = 4
 NICENESS = 10
-"""Of the threads of the box, DuckDB's own among them: strangers' queries stand back behind pages."""
+"""Of the threads of the box, DuckDB's own among them: untrusted queries have a lower priority than pages."""
 GRACE = 2.0
 """Seconds that DuckDB gets to notice that it was interrupted."""
 
@@ -68,7 +68,7 @@ class SqlBox:
             QueryError: it does not parse or run, would write, takes longer than the limit, or too many run at once.
         """
         if not self._free.acquire(timeout=1.0):
-            raise QueryError(f"{AT_ONCE} queries are running, and no more run at once. Try again in a moment.")
+            raise QueryError(f"{AT_ONCE} queries are already running. Try again in a moment.")
         running = _Running()
         future: Future[Result] = self._pool.submit(self._answer, ask, rows, running)
         try:
@@ -85,7 +85,7 @@ class SqlBox:
             raise query_error(error) from error
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Start no more queries."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, ask: Callable[[Database], Any], rows: int, running: _Running) -> Result:

@@ -2,9 +2,10 @@
 
 fits        families of models, fitted to a kernel
 fitting     fits of all filters of a database
-store       the tables ``descriptors`` and ``fits``
+store       the tables ``descriptors``, ``fits`` and ``regular``
+regular     kernels of ordinary convolutions, drawn at ingest
 describing  one filter, layer or model in numbers and a sentence
 bank_fit    the program that fitted the bank greedy8
 """
 
-__all__ = ["describing", "fits", "fitting", "store"]
+__all__ = ["describing", "fits", "fitting", "regular", "store"]

@@ -98,7 +98,7 @@ def fit(form: Form, learned: NDArray) -> Fit:
     starts = np.random.default_rng(0).uniform(0.2, 2, (STARTS, 2 * form.scales))
     bounds = [(0, LARGEST_SIGMA)] * (2 * form.scales)
     searches = [minimize(lambda sigmas: -solve(sigmas)[1], start, method="L-BFGS-B", bounds=bounds) for start in starts]
-    # Rounded before the coefficients are solved for, so that the numbers belong together; sorted, as their order means nothing.
+    # Rounded before the coefficients are solved for, so that the numbers are consistent. Sorted, because the order is arbitrary.
     best = min(searches, key=lambda search: search.fun).x.round(3).reshape(-1, 2)
     sigmas = np.array(sorted(best.tolist()))
     coefficients, similarity = solve(sigmas)

@@ -67,7 +67,7 @@ class GroupDescription:
     orders: list[Row]
     """Of the differential filters: derivative_order, direction (to the nearest 45 degrees; null if isotropic), filters."""
     numbers: Row
-    """Means of the descriptors over the living filters."""
+    """Means of the descriptors over the non-constant filters."""
     nearest: list[Row]
     """template, label, filters, percent, mean_similarity."""
     families: list[Row]
@@ -259,7 +259,7 @@ def _unfitted(model: str, by_size: Mapping[str, Sequence[NDArray[np.float32]]]) 
             except InvalidArgument:
                 continue
             return f'no fits yet: filterdb fit --size {size} --model "{model}"'
-    return "no family has a meaning for its kernels, which are constant, strips, or of even sizes"
+    return "no family can be fitted to its kernels, which are constant, strips, or of even sizes"
 
 
 _BEST_FAMILIES = """

@@ -23,7 +23,7 @@ from filterdb.store.collection import slug
 from filterdb.store.view import View
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with the current step, the amount done, and the total."""
 
 BATCH = 32_768
 """Kernels fitted at a time: enough for each step to be worth its overhead."""
@@ -47,7 +47,7 @@ def fit(
         models: names or globs; all by default.
         families: names; all that have a meaning for the size by default. Families fitted before stay, and are compared with.
         again: also fit what is there.
-        device: torch's; by default the GPU where there is one.
+        device: torch device; by default the GPU if there is one.
         progress: called with kernels done and in all.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is known of each filter as a receptive field: the tables ``descriptors`` and ``fits``.
+"""The tables ``descriptors`` and ``fits``, with rows for each filter, and ``regular``, with kernels of ordinary convolutions.
 
 Descriptors are made at ingest, just before their model becomes visible; fits when they are asked for. Both are made by rules of a
 version, so that rows of older rules are no longer found and are made anew.
@@ -26,19 +26,31 @@ FITS = schema.table(
     coefficients=pa.list_(pa.field("element", pa.float32())), rho=pa.float32(), residual=pa.float32(), parameters=pa.int8(),
     bic=pa.float32(), best=pa.bool_(), at_bound=pa.bool_(), reason=pa.string(),
 )  # fmt: skip
+REGULAR = pa.schema(
+    [
+        *schema.table(
+            filter_id=pa.int64(), model=pa.string(), layer=pa.string(), kind=pa.string(), channel=pa.int32(),
+            in_channel=pa.int32(), size=pa.string(), kernel_h=pa.int32(), kernel_w=pa.int32(),
+            kernel=schema.FILTERS.field("kernel").type, mean=pa.float32(), norm=pa.float32(), total=pa.float32(), dead=pa.bool_(),
+        ),
+        *list(DESCRIPTORS)[1:],
+    ]
+)  # fmt: skip
 
 FITS_VERSION = 2
 """Of the families and the search in ``filterdb.fields.fits``; raise it when a fit would come out differently."""
 _DESCRIBER = ("descriptors", str(descriptors.VERSION))
 _FITTER = ("fits", str(FITS_VERSION))
+_DRAWER = ("regular", "1")
 
 
 class FieldStore:
-    """The tables ``descriptors`` and ``fits`` of one database."""
+    """The tables ``descriptors``, ``fits`` and ``regular`` of one database."""
 
     def __init__(self, root: Place):
         self.descriptors = Derived(root, "descriptors", DESCRIPTORS)
         self.fits = Derived(root, "fits", FITS)
+        self.regular = Derived(root, "regular", REGULAR)
 
     def put_descriptors(self, model: str, edition: str, tables: Iterable[pa.Table]) -> None:
         """Keep the descriptors of an edition of a model."""
@@ -52,20 +64,25 @@ class FieldStore:
         """Keep the fits of an edition of a model; they replace all it had."""
         self.fits.put(_FITTER, (slug(model), edition), tables)
 
+    def put_regular(self, model: str, edition: str, tables: Iterable[pa.Table]) -> None:
+        """Keep the kernels of ordinary convolutions of an edition of a model."""
+        self.regular.put(_DRAWER, (slug(model), edition), tables)
+
     def fits_of(self, model: str, edition: str) -> pa.Table | None:
         """The fits of an edition of a model, of all sizes, if there are any."""
         return self.fits.read(_FITTER, (slug(model), edition))
 
     @property
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, ...]:
         """Changes whenever a row does."""
-        return self.descriptors.collection.version(), self.fits.collection.version()
+        return tuple(one.collection.version() for one in (self.descriptors, self.fits, self.regular))
 
     def views(self, models: Snapshot) -> Mapping[str, tuple[Sequence[str], pa.Schema]]:
         """The tables by name: their files, and their columns."""
         return {
             "descriptors": (self.descriptors.files(dict([_DESCRIBER]), models), DESCRIPTORS),
             "fits": (self.fits.files(dict([_FITTER]), models), FITS),
+            "regular": (self.regular.files(dict([_DRAWER]), models), REGULAR),
         }
 
     def descriptor_parts(self, models: Snapshot) -> dict[tuple[str, str], tuple[str, str]]:
@@ -80,6 +97,7 @@ class FieldStore:
         """Drop the rows of models that are gone or were replaced, so that they can be vacuumed."""
         self.descriptors.tidy(dict([_DESCRIBER]), models)
         self.fits.tidy(dict([_FITTER]), models)
+        self.regular.tidy(dict([_DRAWER]), models)
 
 
 def descriptor_table(filter_ids: NDArray[np.int64] | pa.ChunkedArray, kernels: NDArray[np.floating]) -> pa.Table:

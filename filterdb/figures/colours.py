@@ -11,7 +11,7 @@ CLASS_COLOURS: dict[str, str] = {
     "off_square": "#B3DDF2", "dx_plus": "#00664A", "dx_minus": "#009E73", "dy_plus": "#5CCBA8", "dy_minus": "#B5E6D5",
     "first_derivative": "#009E73", "second_derivative": "#CC79A7", "other": "#D9D9D9", "(dead)": "#7F7F7F",
 }  # fmt: skip
-"""Okabe and Ito's colours, which the colour-blind can tell apart, and tints: a hue for each kind, a tint for each sign."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish, and tints: a hue for each kind, a tint for each sign."""
 BAND_COLOURS: dict[str, str] = {
     "lowpass": "#D55E00", "identity": "#E69F00", "sharpening": "#F0E442", "highpass": "#CC79A7", "bandpass": "#0072B2",
     "differential": "#009E73", "other": "#D9D9D9", "(zero)": "#7F7F7F",

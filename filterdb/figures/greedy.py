@@ -1,4 +1,4 @@
-"""The curve of a greedy search: what is kept as templates are dropped, and which of them survive."""
+"""The curve of a greedy search, with the templates that remain."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def nearest(
     size: Annotated[str | None, "kernel size, to which the bank is brought by its formula"] = None,
     count: Annotated[int | None, "kernels beside each template"] = None,
     signed: Annotated[
-        bool | None, "true: only positive gains count, false: kernels with negative ones stand with their sign turned; default: "
+        bool | None, "true: only positive gains count, false: kernels with negative ones are drawn inverted; default: "
         "true for banks that hold a template and its inverse",
     ] = None,
 ) -> Figure:  # fmt: skip

@@ -1,4 +1,4 @@
-"""How results show themselves in notebooks: a relation as a table with a heat map in each row, everything else as its picture.
+"""Results in notebooks: a relation is a table with a heat map in each row, everything else a picture.
 
 Relations are DuckDB's, so they cannot be given a method, and the rooms below this one draw nothing. IPython is told how to show
 both instead. Rows with neither a kernel nor a filter_id are shown as DuckDB shows them.
@@ -132,7 +132,7 @@ def _image(kernel: NDArray[np.float64] | None) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value as a person wants to read it."""
+    """A value for display."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple) and len(value) > 4:

@@ -1,4 +1,4 @@
-"""Kernels as points on their principal components, in two or three dimensions, with kernels that stand for their places."""
+"""Kernels as points on their principal components, in two or three dimensions, with example kernels."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ _GROUPS = {
 @picture("filters")
 def pca(
     db: Asked, look: Look, *, size: Annotated[str | None, "kernel size; needed where there are several"] = None,
-    by: Annotated[str | None, "what colours tell: class, band, model or depth; default: class if there is one, else band"] = None,
+    by: Annotated[str | None, "colours by class, band, model or depth; default: class if there is one, else band"] = None,
     dims: Annotated[int, "2, with an atlas of kernels beside it, or 3"] = 2,
     classifier: Annotated[str | None, "of --by class; needed where there are several of the size"] = None,
     basis: Annotated[str | None, "a kept basis of components (filterdb compare); by default that of the kernels drawn"] = None,

@@ -15,9 +15,9 @@ from filterdb.figures.registry import Asked, ClassifierName, Merge, Models, chos
 from filterdb.figures.style import PAGE, Figure, Look, drawn
 
 PANELS = 12
-"""Models side by side at most."""
+"""Maximum number of models side by side."""
 FEW = 24
-"""Bars that are told apart by a thin line."""
+"""Up to this many bars, thin lines separate them."""
 GROUPS = ("task", "model", "dataset", "size", "stride", "depth")
 
 
@@ -150,7 +150,7 @@ def draw_shares(
 
 
 def _meant(db: Asked, model: str) -> list[str]:
-    """The models of a name or glob. Of a glob the checkpoints of training runs are left out, unless it matches only such."""
+    """The models of a name or glob. A glob excludes checkpoints of training runs, unless it matches nothing else."""
     if model in db.models:
         return [model]
     found = [one for one in db.models if fnmatchcase(one, model)]
@@ -165,9 +165,9 @@ def class_layers(
     db: Asked, look: Look, *, model: Annotated[str, "the model, or a glob: a panel for each, twelve at most"],
     classifier: ClassifierName = None, merge: Merge = "derivatives",
 ) -> Figure:  # fmt: skip
-    """Which share of each layer's kernels is which class, from input to output.
+    """Shares of the classes in each layer, from input to output.
 
-    Layers whose kernels are of another size than the classifier's are left out; of a glob also checkpoints of training runs.
+    Layers with other kernel sizes than the classifier's are excluded. A glob also excludes checkpoints of training runs.
     """
     name = chosen(db, classifier)
     models = _meant(db, model)
@@ -183,9 +183,9 @@ def class_layers(
 def class_models(
     db: Asked, look: Look, *, classifier: ClassifierName = None, models: Models = "*", merge: Merge = "derivatives"
 ) -> Figure:  # fmt: skip
-    """Which share of each model's kernels is which class, the models with most clustered kernels first.
+    """Shares of the classes in each model, the model with the most clustered kernels first.
 
-    Checkpoints of training runs are left out, unless --models matches only such.
+    Checkpoints of training runs are excluded, unless --models matches nothing else.
     """
     name = chosen(db, classifier)
     rows = db.query("class_models", classifier=name, models=models, merge=merging(merge)).fetchall()
@@ -202,7 +202,7 @@ def bands(
     db: Asked, look: Look, *, by: Annotated[str, "depth, task, model, dataset, size or stride"] = "depth", models: Models = "*",
     size: Annotated[str, "kernel size, or * for all; by depth only"] = "*",
 ) -> Figure:  # fmt: skip
-    """Which share of the kernels is lowpass, differential …: by depth from input to output, or by task, model, dataset, size."""
+    """Shares of the signal-processing words (lowpass, differential …), by depth, or by task, model, dataset or size."""
     if by not in GROUPS:
         raise not_found("way to group kernels", by, GROUPS)
     if by == "depth":

@@ -1,6 +1,6 @@
-"""The pictures that a database can be asked for by name, the options each one takes, and the tables it stands on.
+"""The named pictures of a database, with their options and the tables that they need.
 
-A picture is a function of a database and a look. Its keyword arguments are its options; what is said of each stands in its type.
+A picture is a function of a database and a look. Its keyword arguments are its options. The annotation of each holds its help.
 """
 
 from __future__ import annotations

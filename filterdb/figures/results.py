@@ -27,7 +27,7 @@ def draw(result: Any, **options: Any) -> Figure:
         options: of the ``draw_…`` function for it, such as ``look`` and ``title``.
 
     Raises:
-        InvalidArgument: there is no picture of such a thing.
+        InvalidArgument: a result of this type has no picture.
     """
     drawn = ", ".join(sorted(kind.__name__ for kind in draw.registry if kind is not object))
     raise InvalidArgument(f"There is no picture of a {type(result).__name__}. What can be drawn: {drawn}.")

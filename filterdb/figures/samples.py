@@ -86,7 +86,7 @@ def samples(
     """Kernels drawn at random from each class of a classifier, or from what a query gives."""
     across = count if count is not None else 14 if look.wide else 7
     if across < 1:
-        raise InvalidArgument(f"--count is how many kernels stand in a row: at least 1, got {across}.")
+        raise InvalidArgument(f"--count is the number of kernels in a row: at least 1, got {across}.")
     if sql is not None or rows is not None:
         if classifier is not None or (sql is not None and rows is not None):
             raise InvalidArgument("A classifier, sql or rows: samples are of one of the three. Leave the others out.")

@@ -1,4 +1,4 @@
-"""A sheet of kernels: everything on it lies where it is put, in inches from the left and from the top."""
+"""A sheet of kernels. Positions are in inches from the left and from the top."""
 
 from __future__ import annotations
 

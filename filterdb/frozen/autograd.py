@@ -1,7 +1,7 @@
-"""Depthwise convolution with kernels ``gain * template + offset`` of which the templates are never trained.
+"""Depthwise convolution with kernels ``gain * template + offset``, where the templates are never trained.
 
-The gradient of the taps, by far the dearest part of training a depthwise layer, is not computed. What is left is two inner
-products per channel. With box(x) the sum of the input under the kernel's window and g the gradient of the output,
+The gradient of the taps is by far the most expensive part of training a depthwise layer. It is not computed. Two inner products
+per channel remain. With box(x) the sum of the input under the kernel's window and g the gradient of the output,
 
     conv(x, a t + b) = a conv(x, t) + b box(x),   dL/db = <box(x), g>,   dL/da = <conv(x, t), g>,
 

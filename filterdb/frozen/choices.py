@@ -1,4 +1,4 @@
-"""What may be chosen of a replacement: which template a kernel becomes, and what is repaired afterwards."""
+"""The options of a replacement: the matching of templates, and the repairs after it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MATCHES = ("weights", "inputs")
 
 @dataclass(frozen=True)
 class Matching:
-    """Which template for which kernel."""
+    """How templates are chosen for kernels."""
 
     match: By = "weights"
-    """Templates by the "weights", exactly as ``nearest`` finds them, or by what the layers see of the images: "inputs"."""
+    """Templates by the "weights", exactly as ``nearest`` finds them, or by the inputs of the layers on images: "inputs"."""
     signed: bool = False
     """Only positive gains."""
     layers: str | Sequence[str] | None = None
@@ -26,7 +26,7 @@ class Matching:
     """What becomes of kernels of sizes that the bank lacks: "none" leaves them, "formula" takes the bank at their size by its
     formula, "crop" the centre crop of its templates for smaller kernels."""
     mix: float = 0.0
-    """Kernels of whose energy one template keeps less than this share become mixtures of two templates."""
+    """A kernel becomes a mixture of two templates if one template keeps less than this share of its energy."""
 
     def __post_init__(self) -> None:
         if self.match not in MATCHES:
@@ -34,13 +34,13 @@ class Matching:
 
     @classmethod
     def of(cls, matching: By | Matching | None) -> Matching:
-        """What a verb was given, as ``Matching``; a single word is ``match``."""
+        """The argument of a method, as ``Matching``; a single word is ``match``."""
         return cls() if matching is None else matching if isinstance(matching, Matching) else cls(matching)
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What is repaired after kernels were replaced, on unlabelled images. Nothing of it is training."""
+    """The repairs after a replacement, on unlabelled images. None of them is training."""
 
     recalibrate: bool = False
     """Re-estimate the statistics of batch normalisations."""
@@ -52,7 +52,7 @@ class Repair:
 
     @classmethod
     def of(cls, repair: str | Iterable[str] | Repair | None) -> Repair:
-        """What a verb was given, as ``Repair``: itself, or the names of its fields.
+        """The argument of a method, as ``Repair``: itself, or the names of its fields.
 
         Raises:
             NotFound: no repair of that name.

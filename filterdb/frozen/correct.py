@@ -1,9 +1,10 @@
-"""Gains and biases set so that each channel has the mean and variance that it had: for networks without batch normalisation what
-re-estimating its statistics does for the others.
+"""Corrects gains and biases to restore the mean and variance of each channel, in networks without batch normalisation.
 
-The closest a·g + b is shorter than the kernel it stands for, so each replaced layer answers more faintly, and a layer norm, which
-mixes the channels, does not mend that. While images go through, each layer's output is brought to the mean and variance it has in
-the original, so that the next one sees what it is used to; then the factors are folded into the weights and biases.
+Networks with batch normalisation re-estimate its statistics instead (``recalibrate``).
+
+The closest a·g + b has a smaller norm than the original kernel. The output of a replaced layer is therefore weaker. A layer norm,
+which mixes the channels, does not correct this. During a pass over the images, each layer's output is scaled to the original mean
+and variance, as input of the next layer. The factors are then folded into the weights and biases.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from filterdb.frozen.recalibrate import Moments
 
 LARGEST = 5.0
-"""A channel that hardly answers any more is not blown up beyond this."""
+"""Maximum gain, for channels with almost no output."""
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """By layer, mean and variance of its channels, (c,) each."""

@@ -1,8 +1,8 @@
-"""From file to file: the depthwise kernels of a checkpoint replaced where they lie, and every other number as it is, bit for bit.
+"""Replaces the depthwise kernels of a checkpoint file in place. Every other number stays the same, bit for bit.
 
-The network is not built and need not be known. Layers are found by the readers that ingest uses, so both see the same kernels.
-What comes out has the format, the keys, their order and the number formats of what went in. A file with two sets of weights (a
-moving average and the raw ones) has both replaced, each by what is nearest to itself.
+The network is not built and may be unknown. The readers are those of ingest, which therefore sees the same kernels. The output
+has the format, keys, order and number formats of the input. In a file with two sets of weights (a moving average and the raw
+ones), each set is matched and replaced separately.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from filterdb.frozen.plan import Plan
 from filterdb.frozen.replace import Replacement, by_weights, replacement, report_of
 from filterdb.frozen.report import Report
 from filterdb.sources.assemble import UNKNOWN, kernels, locate
+from filterdb.sources.computed import Computed
 from filterdb.sources.local import kind_of, named_network
 from filterdb.sources.options import Options
 from filterdb.store.schema import Layer
@@ -51,8 +52,8 @@ def freeze_file(
         path: .safetensors, .pth (.pt, .bin, .tar, .ckpt) or .onnx.
         out: the file to write, of the same format; it is there whole or not at all.
         plan: which bank for which layer.
-        architecture: a timm name, for a file whose shapes alone mislead.
-        progress: told layers done and in all.
+        architecture: a timm name, for a file whose shapes alone are misleading.
+        progress: called with the layers done and the total.
 
     Raises:
         SourceError: a file that cannot be read safely, or without depthwise kernels.
@@ -61,10 +62,12 @@ def freeze_file(
     """
     path, out, what = Path(path), Path(out), Path(path).name
     kind = kind_of(path, what)
+    if kind == "index":
+        raise SourceError(f"{what} is the index of a sharded checkpoint. Freeze its shards, one by one.")
     if kind not in _FORMATS:
         raise InvalidArgument(f"{what} is a {kind} file, which can be read and not written. Give the network as .onnx or .pth.")
     check_out(path, out, kind)
-    # our own architectures have the keys of their files: there is nothing to know of them
+    # architectures in filterdb have the keys of their files, and need no renaming
     options = Options(architecture=None if architecture in OWN else architecture)
     file = _FORMATS[kind](path, what, options, out)
     sets = list(file.sets())
@@ -80,7 +83,7 @@ def freeze_file(
             made.append(replace(one, layer=replace(layer, name=f"{layer.name} ({word})")) if word else one)
             if progress is not None:
                 progress(f"replacing in {what}", len(made), total)
-    # how ingest would describe the layers does not matter here
+    # the layer descriptions of ingest are not needed here
     notes = dict.fromkeys(note for *_, said in sets for note in said if note != UNKNOWN)
     report = report_of(made, str(path), signed=plan.signed, match="weights", notes=notes)
     with _whole(out) as partial:
@@ -89,7 +92,7 @@ def freeze_file(
 
 
 def words_of(plan: Plan, report: Report) -> dict[str, str]:
-    """What a frozen file says of itself: the bank and how the network was made, as runs know them, and all the rest as JSON."""
+    """The metadata of a frozen file: the bank and how the network was made, as runs know them, and all the rest as JSON."""
     banks = {key or "*": None if bank is None else bank.name for key, bank in plan.banks.items()}
     about = {
         "banks": banks, "signed": plan.signed, "mix": plan.mix, "resize": plan.resize,
@@ -161,6 +164,7 @@ class _File(ABC):
                 if not word:
                     raise
                 continue
+            self._refuse_computed(found.layers, found.leaves)
             fresh = [
                 (layer, leaf) for layer, leaf in zip(found.layers, found.leaves, strict=True)
                 if id(leaf) not in seen and layer.kind != "transposed"
@@ -169,6 +173,14 @@ class _File(ABC):
             if fresh:
                 layers, leaves = [layer for layer, _ in fresh], [leaf for _, leaf in fresh]
                 yield word, layers, leaves, list(kernels(checkpoint.read(leaves), layers, self.what)), found.notes
+
+    def _refuse_computed(self, layers: Sequence[Layer], leaves: Sequence[Any]) -> None:
+        for layer, leaf in zip(layers, leaves, strict=True):
+            if isinstance(leaf, Computed):
+                raise SourceError(
+                    f"{self.what}: the weights of {layer.name} are not stored as such ({leaf.how}), so they cannot be replaced "
+                    "in the file. Save the network with plain weights first (torch.nn.utils.parametrize.remove_parametrizations)."
+                )
 
 
 class _Safetensors(_File):
@@ -218,9 +230,9 @@ class _Torch(_File):
     """The whole of what was pickled, with the kernels changed in place, so that what shares memory goes on sharing it."""
 
     def sets(self) -> Iterator[Set]:
-        from filterdb.sources.checkpoint import TorchCheckpoint
+        from filterdb.sources.held import HeldCheckpoint
 
-        self._read = TorchCheckpoint(self.path, self.what, writable=True)
+        self._read = HeldCheckpoint(self.path, self.what)
         yield from self._sets_of(self._read)
 
     def dtype(self, leaf: Any) -> str:

@@ -1,11 +1,11 @@
-"""Greedy search: which templates of a bank can be spared. Drop the one whose loss costs least, again and again.
+"""Greedy search for a smaller bank: repeatedly drop the template whose loss costs least.
 
-Only kernels that used the dropped template move, each to the best of what is left. So the search keeps for every kernel its
-correlation with every template (``Ranking``), and never matches anything twice. A template that no kernel uses costs nothing and
-is dropped without being tried.
+Only kernels that used the dropped template move, each to the best remaining one. The search therefore keeps the correlation of
+every kernel with every template (``Ranking``), and matches nothing twice. A template that no kernel uses costs nothing and is
+dropped without a trial.
 
-By energy the cost of all candidates comes out of this table alone, in one pass over it, and is exact. What a candidate costs in
-accuracy or agreement has to be seen on images: ``filterdb.frozen.trials``.
+The energy cost of all candidates follows exactly from this table, in one pass. The cost in accuracy or agreement is measured on
+images: ``filterdb.frozen.trials``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from filterdb.frozen.pool import Pool
 from filterdb.search.nearest import correlations
 
 Cost = tuple[float, ...]
-"""What a bank costs, to be made small; of two numbers the first decides, and the second where the first are equal."""
+"""The cost of a bank, to be minimised. Of two numbers the first decides, and the second breaks ties."""
 MEASURES = {"energy": ("energy_kept",), "accuracy": ("top1", "loss"), "agreement": ("agreement", "kl"), "kl": ("kl",)}
 """By objective, what is measured; the first is what the curve shows."""
 FALLING = ("loss", "kl")
 """Measures of which less is better."""
 KEEP_SECONDS = 20.0
-"""A search is kept when so long has passed since it last was: that much work is lost when it is killed."""
+"""Seconds between two saves of a search. A killed search loses at most this much work."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -138,7 +138,7 @@ def _squares(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass
 class State:
-    """How far a search is, in plain values: all that is kept of it, and all that is needed to resume."""
+    """The state of a search, in plain values: everything that is saved and needed to resume."""
 
     dropped: list[int] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
@@ -213,7 +213,7 @@ def search(
         state: an empty one, or that of a search of the same which was interrupted; it continues as if nothing had happened.
         stop: templates to leave.
         keep: called when there is something to keep, every ``KEEP_SECONDS`` at most.
-        progress: called with what is being done, candidates done, and candidates in all.
+        progress: called with the current step, the candidates done, and the total.
     """
     whole = len(ranking.there)
     for template in state.dropped:
@@ -272,7 +272,7 @@ def naive(templates: int, left: int) -> int:
 
 
 def elbow(curve: Sequence[tuple[int, float]], measure: str) -> int | None:
-    """The number of templates at a curve's point farthest on the better side of the chord from its first point to its last, both
+    """The elbow of a curve: the number of templates at the point farthest above the chord from its first to its last point, both
     axes scaled to [0, 1] ("kneedle" of Satopää et al., 2011, without smoothing); None where there is no such point.
 
     Args:

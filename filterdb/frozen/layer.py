@@ -1,12 +1,11 @@
 """A depthwise convolution of frozen templates, a drop-in for nn.Conv2d; and networks in which all of them are swapped.
 
-A kernel is ``gain * template + offset``: the template comes from a bank and never changes; the offset, one number for each
-channel added to all taps ("x + b"), is trained, and so may the gain be. No gradient of taps is ever paid for (``autograd``).
+A kernel is ``gain * template + offset``. The template comes from a bank and never changes. The offset is one trained number per
+channel, added to all taps ("x + b"). The gain may be trained too. No gradient of taps is computed (``autograd``).
 
-A layer keeps the bank's templates once and which of them each channel has, not a copy for each channel: the state dict says
-which template a channel has instead of leaving it to a comparison of floats, it is small, and ``weight`` is put together at each
-forward pass, which costs microseconds beside the convolution. ``to_plain`` gives the ordinary network, for files that others load
-and for export.
+A layer stores the bank's templates once, and the index of the template of each channel. The state dict is therefore small and
+states the choice of template exactly. ``weight`` is assembled at each forward pass, in microseconds. ``to_plain`` returns the
+ordinary network, for export and for files that other programs load.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ class Parts:
 class FrozenDepthwiseConv2d(nn.Conv2d):
     """nn.Conv2d with ``groups == in_channels`` whose kernels are ``gain * template + offset`` with frozen templates.
 
-    Input (N, C_in, H, W) or (C_in, H, W), output as of the nn.Conv2d of the same geometry, of which all attributes are there.
-    ``weight`` is the effective kernel (C, 1, kh, kw), computed at each look; it cannot be set.
+    Input (N, C_in, H, W) or (C_in, H, W), output as of the nn.Conv2d of the same geometry, with the same attributes.
+    ``weight`` is the effective kernel (C, 1, kh, kw), computed at each access; it cannot be set.
 
     State dict: ``templates`` (m, kh, kw), ``index`` (C,), ``offset`` (C, 1, 1, 1), where there is a gain ``gain`` (C, 1, 1, 1),
-    where there is a bias ``bias`` (C,). It is the same whatever is trained: what is not trained is a buffer, which no optimiser
-    and no ``requires_grad_`` reaches.
+    where there is a bias ``bias`` (C,). It does not depend on what is trained: numbers that are not trained are buffers,
+    which no optimiser and no ``requires_grad_`` changes.
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, bias, padding_mode, device, dtype: as for nn.Conv2d;
@@ -214,7 +213,7 @@ class FrozenDepthwiseConv2d(nn.Conv2d):
         kind = type(conv).__name__
         same = kind in ("Conv2dSame", "Conv2dSameExport")
         if not (same or isinstance(conv, cls) or type(conv).forward is nn.Conv2d.forward):
-            raise InvalidArgument(f"{kind} computes in its own way what a frozen layer cannot: leave it out.")
+            raise InvalidArgument(f"{kind} has its own forward, which a frozen layer cannot reproduce. Exclude it.")
         if not conv.groups == conv.in_channels > 1:
             raise InvalidArgument(
                 f"{kind} has {conv.groups} groups for {conv.in_channels} channels: only depthwise layers freeze."

@@ -53,7 +53,7 @@ def uniform_codes(name: str, classifier: Classifier, count: int | None, version:
         names, how = [f"centre_{number}" for number in range(there)], f"the {there} centres"
     else:
         if count is None:
-            raise InvalidArgument("How many codes of the classifier? The paper took 10, 25, 50 and 100. Give count.")
+            raise InvalidArgument("The number of codes is missing. Give count. The paper took 10, 25, 50 and 100.")
         _check_count(count)
         from filterdb.clusters.autoencoder import decode
 
@@ -91,7 +91,7 @@ def kmeans(
         asked: how many templates, and how they are found.
         models: names or globs; by default all, of a training run only the last checkpoint.
         size: of the kernels; needed where the models have several.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called with the current step, the amount done, and the total.
     """
     count, seed = asked.count, asked.seed
     _check_count(count)
@@ -191,7 +191,7 @@ def idealised(bank: Bank, families: Sequence[str] | None = None, device: str | N
         bank: whose templates; odd sizes from 3x3.
         families: only these families; by default all that have a meaning for the size. The best is found by the same criterion
             as in the table ``fits``.
-        device: torch's; by default the GPU where there is one.
+        device: torch device; by default the GPU if there is one.
     """
     from filterdb.fields import fits
 

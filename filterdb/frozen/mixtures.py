@@ -1,4 +1,4 @@
-"""Two templates for the kernels that one does not explain: a1·g1 + a2·g2 + b, where a·g + b would keep too little.
+"""Two templates (a1·g1 + a2·g2 + b) for kernels of which a·g + b keeps too little energy.
 
 The first template stays the closest one; the second is the one that explains most together with it.
 """

@@ -1,4 +1,4 @@
-"""Which bank stands in for which layer's kernels, and which layers stay as they are."""
+"""The plan of a replacement: the bank for each layer, and the layers that stay unchanged."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CHOSEN_OUT = "not among the layers asked for"
 class Plan:
     """A choice of banks, which answers for each layer.
 
-    A layer's own name or glob goes before its size, and its size before the bank for everything else. A bank stands in for
-    kernels of its own size; for others by ``resize``: "none" leaves them, "formula" takes the bank at their size where its
+    A layer's own name or glob has priority over its size, and its size over the bank for everything else. A bank replaces
+    kernels of its own size, and others by ``resize``: "none" leaves them, "formula" takes the bank at their size where its
     formula has one, "crop" the centre crop of its templates for smaller kernels.
     """
 
@@ -38,7 +38,7 @@ class Plan:
     signed: bool = False
     """Only positive gains."""
     mix: float = 0.0
-    """Kernels of whose energy one template keeps less than this share become mixtures of two."""
+    """A kernel becomes a mixture of two templates if one keeps less than this share of its energy."""
 
     @classmethod
     def of(

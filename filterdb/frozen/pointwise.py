@@ -1,8 +1,8 @@
-"""The pointwise layers behind replaced kernels, solved again so that they give what they gave before, as nearly as can be.
+"""Solves the pointwise layers behind replaced kernels again, to restore their original outputs as closely as possible.
 
 A pointwise layer mixes the channels that a depthwise layer filtered. With z its inputs in the replaced network and t its outputs
-in the original, on the same unlabelled images, the weights W' with the smallest E|W' z - t|² + ridge |W' - W|² are one linear
-system a layer: no gradient, no labels, no training. What one template lost, others of the same layer have, and W' fetches it.
+in the original, on the same unlabelled images, the weights W' with the smallest E|W' z - t|² + ridge |W' - W|² solve one linear
+system per layer, without gradients, labels or training. W' recovers the signal that one template lost from other channels.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def solve_pointwise(
         module: the network after; weights (and biases, where there are any) of the layers that ``followers`` finds change.
         layers: the depthwise layers that were replaced.
         batches: images as the network takes them.
-        ridge: how dear it is to leave the old weights.
+        ridge: the penalty on changes of the weights.
         seed: of the positions that are looked at.
-        progress: told layers done and in all.
+        progress: called with the layers done and the total.
 
     Returns:
         The names of the pointwise layers.

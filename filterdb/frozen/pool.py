@@ -1,4 +1,4 @@
-"""The kernels that a bank is to stand in for: those of a source, of a network in memory, or of models in the database."""
+"""The kernels that a bank is to replace: those of a source, of a network in memory, or of models in the database."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Per = Literal["layer", "network", "kernel"]
-"""What counts alike when energy is added up. "layer": each layer, its kernels by their energy |f - mean|², for a layer's scale
-says nothing where a normalisation follows, but within a layer large kernels carry more of the signal. "network": nothing, kernels
-count by their energy. "kernel": each kernel; what is kept is then the mean rho², the ``energy_kept`` of a replacement."""
+"""How energy is weighted. "layer": each layer counts the same, and its kernels by their energy |f - mean|², because a layer's
+scale has no effect before a normalisation, but larger kernels of a layer carry more of its signal. "network": kernels count by
+their energy. "kernel": each kernel counts the same, and the energy kept is the mean rho² (``energy_kept`` of a replacement)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Pool:
 
     @cached_property
     def digest(self) -> str:
-        """Tells kernels, templates and plan apart."""
+        """Hash of kernels, templates and plan."""
         found = hashlib.blake2b(digest_size=16)
         for layer, kernels, bank in zip(self.layers, self.kernels, self.banks, strict=True):
             found.update(f"{layer.name} {kernels.shape} {bank.names} {self.plan.signed}".encode())
@@ -110,7 +110,7 @@ def of_source(source: str | os.PathLike[str] | nn.Module, plan: Plan, architectu
 
 
 def of_models(view: View, models: str | Sequence[str], plan: Plan, bank: Bank) -> Pool:
-    """The kernels of the bank's size of models in the database; layers are told apart by their models too."""
+    """Kernels of the bank's size, from models in the database. The key of a layer includes its model."""
     layers: list[Layer] = []
     arrays: list[list[NDArray[np.float32]]] = []
     last = None

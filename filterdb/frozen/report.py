@@ -1,4 +1,4 @@
-"""What a replacement did: layer by layer, and in all."""
+"""The report of a replacement: layer by layer, and in total."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LayerReport:
     dead: int
     """Constant kernels: they have no template, and stay constant."""
     unique_before: int
-    """Different living kernels, up to gain (of either sign) and offset."""
+    """Different non-constant kernels, up to gain (of either sign) and offset."""
     unique_after: int
     energy_kept: float | None = None
     """Mean over the replaced kernels of 1 - |f - f'|² / |f - mean f|²; for the nearest template that is rho²."""
@@ -53,7 +53,7 @@ class Report:
     match: str = "weights"
     """What templates were matched by: weights or inputs."""
     unique_before: int = 0
-    """Different living kernels of all layers together."""
+    """Different non-constant kernels of all layers together."""
     unique_after: int = 0
     notes: tuple[str, ...] = ()
     """What else was done or should be known."""
@@ -103,7 +103,7 @@ class Report:
 
 
 def distinct(kernels: Iterable[NDArray[np.floating]]) -> int:
-    """How many living kernels differ by more than a gain of either sign and an offset.
+    """Number of non-constant kernels that differ by more than a gain of either sign and an offset.
 
     Args:
         kernels: arrays (n, kernel_h, kernel_w); kernels of different shapes differ.
@@ -137,7 +137,7 @@ def _distinct(flat: NDArray[np.float64]) -> int:
 def kept_energy(
     old: NDArray[np.floating], new: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """For each kernel 1 - |f - f'|² / |f - mean f|², 1 - |f - f'|² / |f|², and |rho|; living kernels (n, d) only."""
+    """For each kernel 1 - |f - f'|² / |f - mean f|², 1 - |f - f'|² / |f|², and |rho|; for non-constant kernels (n, d)."""
     f, g = rows(old).astype(np.float64), rows(new).astype(np.float64)
     left = ((f - g) ** 2).sum(axis=1)
     before, after = centred_unit(f), centred_unit(g)

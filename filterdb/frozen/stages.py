@@ -1,10 +1,9 @@
-"""A network that is run again and again while some of its layers change: what comes before the first change is not run again.
+"""Runs a network repeatedly while some of its layers change, without repeating what precedes the first change.
 
-Modules that had ended before a layer began cannot depend on it. So for a run in which that layer is the first that changed, each
-such module gives back what it gave before, and only what follows is computed: to the bit what a whole run gives.
+Modules that ended before a layer began cannot depend on it. If that layer is the first changed one of a run, each such module
+returns its stored output, and only the rest is computed. The result is bit-identical to a whole run.
 
-Which modules these are is watched on an image or two, and so is which of them anything still listens to: the others need not be
-kept.
+A run on one or two images finds these modules, and those whose outputs are still used later. The other outputs are not stored.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Memory = dict[nn.Module, Tensor]
-"""What modules gave on one batch."""
+"""The outputs of modules on one batch."""
 
 
 class Stages:
@@ -35,7 +34,7 @@ class Stages:
         never = len(began) + len(ended) + 1
         first = {name: began.get(module.get_submodule(name), never) for name in layers}
         self.level: dict[str, int] = {}
-        """Where each layer stands in the order."""
+        """The position of each layer in the order."""
         self._before: list[dict[nn.Module, bool]] = []
         for name in sorted(layers, key=lambda one: first[one]):
             self.level[name] = len(self._before)
@@ -53,7 +52,7 @@ class Stages:
         return {one for before in self._before for one, kept in before.items() if kept}
 
     def record(self, x: Tensor, memory: Memory, level: int | None = None) -> Tensor:
-        """Run a batch and remember; with a level, from that layer on: what is remembered of before it must be of this network."""
+        """Run a batch and store outputs; with a level, from that layer on. Stored outputs before it must be of this network."""
         known = set(self._before[level]) if level is not None else set()
         with ExitStack() as stack:
             for one in self._kept() - known:
@@ -73,7 +72,7 @@ class Stages:
             return self.module(x)
 
     def _listened(self, level: int, x: Tensor, whole: Tensor) -> None:
-        """Mark the modules before a level that the rest of the network listens to, as its gradients say; then make sure."""
+        """Find by gradients the modules before a level whose outputs are used later, and check the result."""
         before = self._before[level]
         leaves = {one: self._shapes[one].clone().requires_grad_() for one in before}
         if leaves:
@@ -126,7 +125,7 @@ def _largest(module: nn.Module, wanted: set[nn.Module]) -> Iterator[nn.Module]:
 
 @contextmanager
 def _given(outputs: dict[nn.Module, Tensor]) -> Iterator[None]:
-    """Modules that give what they are told to instead of what they compute."""
+    """Modules that return given outputs instead of computing them."""
     own = {one: vars(one).get("forward") for one in outputs}
     try:
         for one, output in outputs.items():

@@ -36,7 +36,7 @@ def frozen(
         match: templates by the weights, exactly as ``nearest`` finds them, or by what the layers see of ``batches``.
         repair: what is repaired afterwards on ``batches``.
         batches: unlabelled images as the network takes them, on its device.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called with the current step, the amount done, and the total.
 
     Raises:
         InvalidArgument: images are needed and there are none, or a network without batch normalisation is to be recalibrated.

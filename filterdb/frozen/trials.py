@@ -1,9 +1,9 @@
-"""What banks cost a network on images: candidates of a greedy search, each tried with as little work as will tell.
+"""The cost of banks on images, for the candidates of a greedy search, with as little work as possible.
 
-Three things spare work, and none changes which candidate wins. A candidate differs from the network at hand only in the kernels
-that used its template: these are written, and written back. What runs before the first of them is remembered (``stages``). And
-costs are sums over images that never shrink, so a candidate that already costs more than the best so far is not seen to the end;
-therefore the images that the original is least sure of come first, and the candidates that cost least when they were last tried.
+Three optimisations save work without changing the winner. A candidate differs from the current network only in the kernels that
+used its template: only these are written, and restored. Outputs before the first of them are stored (``stages``). Costs are sums
+over images that never decrease: a candidate that already costs more than the best so far is stopped early. To stop early, the
+images that the original is least certain of come first, as do the candidates that cost least at their last trial.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REMEMBERED = 2 * 2**30
 """Bytes of outputs that are remembered; the images beyond are run from the first layer on."""
 
 MOST_BYTES = 2 * 2**30
-"""Images are tried again and again, so all of them are kept as the network takes them, and no more than these."""
+"""Maximum size of the prepared images, which are all kept in memory."""
 
 Undo = list[tuple[Tensor, Tensor, Tensor]]
 
@@ -67,7 +67,7 @@ class Inputs:
 
     @property
     def digest(self) -> str:
-        """Tells images, labels and batches apart."""
+        """Hash of images, labels and batches."""
         found = hashlib.blake2b(digest_size=16)
         for x, y in self.batches:
             found.update(x.numpy().tobytes())
@@ -76,7 +76,7 @@ class Inputs:
 
 
 def digest_of(module: nn.Module) -> str:
-    """Tells the weights of networks apart."""
+    """Hash of the weights of a network."""
     found = hashlib.blake2b(digest_size=16)
     for name, tensor in module.state_dict().items():
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -118,7 +118,7 @@ class OnImages:
             lazy: take what losing a template cost when it was last tried for a lower bound of what it costs now, and try only
                 candidates that may win by it. That is exact where losses can but grow as the bank shrinks, as they do for energy;
                 accuracy only tends to.
-            device: torch's; by default where the network is, or the GPU where there is one.
+            device: torch device; by default the network's, or the GPU if there is one.
             remembered: bytes.
         """
         self.network, self.pool, self.objective, self.inputs = network, pool, objective, inputs

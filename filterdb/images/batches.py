@@ -1,4 +1,4 @@
-"""Batches of images as a network wants them: timm's own evaluation transform, in as many workers as one likes."""
+"""Batches of images for a network: timm's evaluation transform, in any number of workers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def batches(
         batch_size: images at a time; the last batch may be smaller.
         workers: processes that decode; 0 for this one.
         device: where the batches go; by default they stay on the CPU.
-        progress: called with what is being done, how many images are done, and how many there are.
+        progress: called with the current step, the images done, and the total.
 
     Yields:
         float32 (n, 3, h, w) and int64 (n,), ``UNLABELLED`` for images without a label.

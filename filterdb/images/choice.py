@@ -1,4 +1,4 @@
-"""Which images: a source of images, which of them, and how they are read. Every verb that looks at images takes this."""
+"""The choice of images: a source, the images in it, and how they are read. Every method that reads images takes this."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filterdb.images.open import open_images
 
 @dataclass(frozen=True)
 class Images:
-    """Images by where they are, not yet opened. ``Images("photos/", limit=512)``."""
+    """A choice of images, not yet opened. ``Images("photos/", limit=512)``."""
 
     data: str | os.PathLike[str] | ImageSet
     """A source of ``open_images``, or an open set."""
@@ -23,24 +23,24 @@ class Images:
     part: str | None = None
     """``K/N``, counted from 0: one of N disjoint parts, drawn at random by ``seed``; 0/2 is a half."""
     limit: int | None = None
-    """That many images at most, drawn at random by ``seed`` (from the part). None: as the verb says, all by default."""
+    """Maximum number of images, drawn at random by ``seed`` (from the part). None: the method's default, or all."""
     seed: int = 0
     """Of part and limit."""
     batch_size: int | None = None
-    """Images at a time. None: as the verb says."""
+    """Images per batch. None: the method's default."""
     workers: int = 0
     """Processes that decode images; 0 decodes in this one."""
     preprocessing: Mapping[str, Any] | None = None
-    """How images are prepared (input_size, interpolation, mean, std, crop_pct, crop_mode), where it is not as the model says. A
-    module that timm did not build needs it."""
+    """How images are prepared (input_size, interpolation, mean, std, crop_pct, crop_mode), where it differs from the model's own.
+    A module that timm did not build needs it."""
 
     @classmethod
     def of(cls, data: str | os.PathLike[str] | ImageSet | Images) -> Images:
-        """What a verb was given, as ``Images``."""
+        """The argument of a method, as ``Images``."""
         return data if isinstance(data, Images) else cls(data)
 
     def open(self, limit: int | None = None) -> ImageSet:
-        """The set that is meant.
+        """The chosen set.
 
         Args:
             limit: the verb's own, where these images say none.

@@ -56,7 +56,7 @@ def open_folder(folder: Path, split: str | None) -> ImageSet:
     found = {path.name: _pictures(path, deep=True) for path in below}
     if any(found.values()):
         paths = [path for pictures in found.values() for path in pictures]
-        # an empty folder is a class too: leaving it out would shift the labels of all after it
+        # an empty folder is a class too: skipping it would shift the labels of all after it
         labels = [label for label, pictures in enumerate(found.values()) for _ in pictures]
         return ImageSet(str(folder), FolderPictures(paths), labels, list(found))
     flat = _pictures(folder, deep=False)

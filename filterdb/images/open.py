@@ -1,4 +1,4 @@
-"""From what a user types to a set of images."""
+"""Opens the set of images that a source names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchvision's own data sets, where they lie on disk already."""
+"""torchvision's own data sets, from files that are already on disk."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Kernels as arrays: arrays in, arrays out, no table and no file.
+"""Kernels as arrays: functions of arrays, without tables or files.
 
-affine        a kernel as a mean plus a multiple of a centred unit kernel; the fit a·g + b that everything stands on
+affine        a kernel as a mean plus a multiple of a centred unit kernel; the fit a·g + b, which everything uses
 sizes         kernel sizes and their names
 shapes        the ideal kernel of each class
 scale_space   discrete Gaussians, their derivatives, and filters made of them
 descriptors   numbers and words for what a kernel does
 pca           principal components
-novelty       which kernels are least like all others
+novelty       the kernels least similar to all others
 heat_map      a kernel as a PNG
 """
 

@@ -2,7 +2,7 @@
 
 A kernel of k_h x k_w taps is a row of d = k_h * k_w numbers, row-major, as torch stores it. Centred and scaled to unit length it
 lies on the unit sphere of the hyperplane 1'r = 0; the Pearson correlation of two kernels is the inner product of these points.
-Nearest template, similarity, clustering and replacement all stand on this file.
+Nearest template, similarity, clustering and replacement all use this file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.floating]
 
 DEAD_RATIO = 1e-6
-"""A kernel is dead when what is left after centring is at most this share of its norm: rounding of a constant, not a shape."""
+"""A kernel is dead if its norm after centring is at most this share of its norm: the rounding of a constant, not a shape."""
 
 FLOAT32_SQUARES = (1e-15, 1e17)
 """Between these norms float32 holds the squares of the taps; the rare kernels beyond are centred in float64."""
@@ -90,7 +90,7 @@ def moments(kernels: ArrayLike) -> Moments:
 def affine_fit(kernels: ArrayLike, template: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:
     """Least-squares a, b of ``f = a g + b`` for each kernel f and one template g.
 
-    With rho the Pearson correlation, a = rho * |f - mean f| / |g - mean g|, b = mean f - a * mean g, and what remains is
+    With rho the Pearson correlation, a = rho * |f - mean f| / |g - mean g|, b = mean f - a * mean g, and the residual is
     |f - (a g + b)|^2 = (1 - rho^2) |f - mean f|^2. Equivalent to ``numpy.linalg.lstsq`` on the columns (g, 1).
 
     Args:

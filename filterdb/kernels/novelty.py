@@ -1,4 +1,4 @@
-"""The kernels that have no like among others: those whose best match there is least, exactly, without comparing all with all."""
+"""The most novel kernels: those with the weakest best match among others, exactly, without comparing all pairs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A frozen basis for kernels: principal components by one streamed pass, histograms of coefficients, and how far two lie apart.
+"""A frozen PCA basis for kernels: components by one streamed pass, histograms of coefficients, and the distance of two.
 
 Kernels are centred and scaled to unit length first, as everywhere in filterdb: the gain and the offset of a kernel belong to the
-layers around it (normalisation, pointwise), every kernel counts the same, and classes, neighbours and components all speak of
-the same points. CNN Filter DB (Gavrikov & Keuper, CVPR 2022), whose shift D this is, scales by the largest weight of a layer and
-does not centre; so its numbers are not comparable with these.
+layers around it (normalisation, pointwise), every kernel counts the same, and classes, neighbours and components all refer to
+the same points. CNN Filter DB (Gavrikov & Keuper, CVPR 2022), from which the shift D comes, scales by the largest weight of a
+layer and does not centre. Its numbers are not comparable with these.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Basis:
     kernel_h: int
     kernel_w: int
     kernels: int
-    """Living kernels that it was made of."""
+    """Non-constant kernels that it was made of."""
     dead: int
-    """Constant kernels, which have no direction and were left out."""
+    """Constant kernels, which have no direction and were excluded."""
     models: Sequence[str]
     """Whose kernels these were."""
     mean: NDArray[np.float64]
@@ -73,7 +73,7 @@ class Basis:
 
 
 def living(kernels: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.integer], NDArray[np.floating]]]:
-    """The living among raw kernels (n, d), in blocks: their rows, and their centred unit kernels in float64."""
+    """The non-constant ones of raw kernels (n, d), in blocks: their rows, and their centred unit kernels in float64."""
     step = max(1, BLOCK // kernels.shape[1])
     for start in range(0, len(kernels), step):
         parts = centred_unit(kernels[start : start + step].astype(np.float64))

@@ -1,4 +1,4 @@
-"""The shapes that trained depthwise kernels take, each a family of ideal kernels, and how well a kernel fits each of them.
+"""The shapes of trained depthwise kernels, each a family of ideal kernels, and the fit of a kernel to each of them.
 
 The names are the classes of Babaiee et al., ICLR 2024. A family is a grid over scale, aspect and, where the shape needs it, form:
 a centre may be a Gaussian or a difference of two, a first derivative central or half a pixel off. How well a kernel fits a shape
@@ -23,10 +23,10 @@ SHAPES: dict[str, str] = {
     "dy_minus": "first derivative -y", "second_derivative": "second derivative", "on_square": "on-square",
     "off_square": "off-square",
 }  # fmt: skip
-"""Names, as the column ``class`` has them, and the words for people. The squares are told apart at 5x5 only, as published."""
+"""Names in the column ``class``, and labels for display. As published, squares are a class at 5x5 only."""
 
 OTHER = "other"
-"""The class of what fits no shape."""
+"""The class of kernels that fit no shape."""
 
 SURROUND = 1.6
 """Surround over centre of a difference of Gaussians, where it is nearest to a Laplacian (Marr and Hildreth 1980)."""
@@ -39,7 +39,7 @@ CROSS_SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CROSS_CENTRES = (0.0, 0.5, 1.0)
 """How much a Gaussian adds to the crossing: real crosses are denser there than the sum of the lines."""
 CENTRE_LIKE = 0.95
-"""A cross that is as like as this to a centre is left out: on few taps, wide lines with a dense crossing are a Gaussian."""
+"""A cross with this correlation to a centre is excluded: on few taps, wide lines with a dense crossing are a Gaussian."""
 
 
 def shapes_at(kernel_h: int, kernel_w: int) -> list[str]:

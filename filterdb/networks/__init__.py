@@ -1,4 +1,4 @@
-"""Networks that run: a source with its weights as an ``nn.Module``, and how its images are to be prepared.
+"""Networks that run: a source as an ``nn.Module`` with its weights, and the preprocessing of its images.
 
     timm:NAME[.TAG]      a pretrained model of timm's, from the hub
     hf:OWNER/NAME        a model that timm saved on the hub, with its config.json
@@ -6,7 +6,7 @@
                          ``save`` wrote say it themselves
     a recipe's name      where the recipe has one file, such as demo
 
-Nothing of a file is executed, and nothing is guessed: weights that are not those of the architecture are refused.
+No code of a file is executed, and nothing is guessed: weights that do not fit the architecture are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How well a network does on images: accuracy and loss on their labels, and how near it stays to the network it was made from.
+"""Evaluation of a network on images: accuracy and loss on labels, and agreement with the original network.
 
 Shares are in [0, 1]. The rank of the right class is counted, ties by the class's number, and sums are made in float64, so the
 numbers are the same whatever the batch size, the number of workers, or the order in which a device sorts.
@@ -28,7 +28,7 @@ TOP5_FROM = 6
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out. None where it has no meaning; ``notes`` say why."""
+    """The results. Undefined ones are None, and ``notes`` say why."""
 
     top1: float | None
     """Share of the images whose class has the largest logit."""
@@ -77,10 +77,10 @@ def evaluate(
         original: what to compare with: a network, or its logits (n, classes) as ``logits`` gives them.
         batch_size: images at a time.
         workers: processes that decode images; 0 for this one.
-        device: torch's; by default where the network is, or the GPU where there is one.
+        device: torch device; by default the network's, or the GPU if there is one.
         amp: autocast: bfloat16, or float16 on GPUs without it.
         channels_last: the memory layout that convolutions like on GPUs and many CPUs.
-        progress: called with what is being done, how many images are done, and how many there are.
+        progress: called with the current step, the images done, and the total.
 
     Raises:
         DataError: broken images, or no labels.

@@ -1,4 +1,4 @@
-"""From what a user types to a network that runs."""
+"""Loads the network that a source names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def load(
     Args:
         source: ``timm:NAME[.TAG]`` with timm's pretrained weights, ``hf:OWNER/NAME`` for a model that timm saved on the hub, a
             checkpoint file, or the name of a recipe that has one file.
-        architecture: what a file is the weights of: a timm name, ``mcunet_in3`` or ``proxyless_w0.3``. Files that
+        architecture: the architecture of a file: a timm name, ``mcunet_in3`` or ``proxyless_w0.3``. Files that
             ``filterdb.networks.save`` wrote say it themselves.
         num_classes: how many classes it must have; by default as many as its weights have.
         args: keyword arguments for ``timm.create_model``, where the network is a variation of the architecture.
-        preprocessing: what of timm's data configuration is not as the source says: input_size (3, h, w), crop_pct …
+        preprocessing: values of timm's data configuration that override the source: input_size (3, h, w), crop_pct …
         new_head: where ``num_classes`` differs from the weights', put an untrained classifier in the place of theirs.
 
     Returns:
@@ -49,7 +49,7 @@ def load(
         NotFound: no such architecture, tag or recipe; the message lists the near misses.
         InvalidArgument: a source that names nothing, a file without an architecture, another number of classes.
         SourceError: a file that cannot be read, or whose weights are not those of the architecture.
-        HubError: pretrained weights that cannot be had.
+        HubError: pretrained weights that are not available.
     """
     text = os.fspath(source)
     path, said = Path(text).expanduser(), dict(args or {})
@@ -215,7 +215,7 @@ def _build(architecture: str, args: Mapping[str, Any]) -> nn.Module:
 
     try:
         module: nn.Module = timm.create_model(architecture, pretrained=False, **args)
-    except Exception as error:  # whatever timm's constructors make of wrong arguments
+    except Exception as error:  # timm's constructors can raise anything on wrong arguments
         given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "its own arguments"
         raise InvalidArgument(f"timm cannot build {architecture} with {given}: {_line(error)}. Fix the arguments.") from error
     return module

@@ -1,4 +1,4 @@
-"""A network with all that is needed to run it."""
+"""A network with everything needed to run it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What was evaluated, trained and searched: the tables ``runs`` (one row each) and ``metrics`` (its numbers, step by step).
+"""Evaluations, trainings and searches: the tables ``runs`` (one row each) and ``metrics`` (numbers step by step).
 
-A run is one member of a collection, so putting it again replaces its row and all its metrics in one step: a training that still
-goes puts its run after every epoch, and a reader sees one epoch or the next.
+A run is one member of a collection. Storing it again replaces its row and all its metrics in one step. A running training stores
+its run after every epoch, and readers see one epoch or the next.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STATUSES = ("running", "finished", "interrupted", "failed")
 
 
 def new_id(kind: str) -> str:
-    """A name for a run that nobody else has: ``evaluate-3fa9c2d1e0``."""
+    """A unique name for a run: ``evaluate-3fa9c2d1e0``."""
     return f"{kind}-{uuid.uuid4().hex[:10]}"
 
 

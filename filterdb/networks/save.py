@@ -1,4 +1,4 @@
-"""A network as an ordinary safetensors file that timm loads, and that says itself how it is built and used."""
+"""Saves a network as a safetensors file that timm loads, with the metadata to build and use it."""
 
 from __future__ import annotations
 

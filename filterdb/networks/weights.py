@@ -1,4 +1,4 @@
-"""The state dict of a checkpoint file, whole, read without executing anything of it."""
+"""The whole state dict of a checkpoint file, read without executing any of its code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import SourceError
+from filterdb.sources import numbers
 from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.local import PROGRAMS, kind_of
 from filterdb.sources.safetensors import LocalSafetensors
+from filterdb.sources.stored import StoredTensor
 from filterdb.sources.unwrap import unwrap
 
 if TYPE_CHECKING:
@@ -38,15 +40,17 @@ def read(path: Path) -> Weights:
     """The weights of a file: of two sets the average (EMA), without the prefixes of wrappers.
 
     Raises:
-        SourceError: no checkpoint, a damaged one, one that needs code, or ONNX, which has no module.
+        SourceError: no checkpoint, a damaged one, or ONNX, which has no module.
     """
     what = path.name
     kind = kind_of(path, what)
     if kind in PROGRAMS:
         raise SourceError(f"{what} is {PROGRAMS[kind]}, which is no module. Give its checkpoint (.safetensors, .pth).")
+    if kind == "index":
+        raise SourceError(f"{what} is the index of a sharded checkpoint. Save the network in one file, and give that.")
     if kind == "torch":
-        state, notes = unwrap(TorchCheckpoint(path, what).tree, "auto", what)
-        return Weights(state, {}, notes)
+        stored, notes = unwrap(TorchCheckpoint(path, what).tree, "auto", what)
+        return Weights({key: _tensor(leaf, what) for key, leaf in stored.items() if isinstance(leaf, StoredTensor)}, {}, notes)
     from safetensors import SafetensorError, safe_open
 
     checked = LocalSafetensors(path, what)
@@ -57,6 +61,17 @@ def read(path: Path) -> Weights:
     except (SafetensorError, OSError) as error:
         raise SourceError(f"{what} cannot be read: {' '.join(str(error).split())}. Fetch it again.") from error
     return Weights(state, _metadata(checked.metadata, what), notes)
+
+
+def _tensor(leaf: StoredTensor, what: str) -> Tensor:
+    """A tensor of torch's with the bits of a stored one, in memory of its own."""
+    import numpy as np
+    import torch
+
+    words = np.array(leaf.words(what), order="C")
+    if words.dtype.kind == "V":  # complex numbers
+        return torch.from_numpy(words.view(f"<c{words.itemsize}"))
+    return torch.from_numpy(words.view(f"<i{words.itemsize}")).view(getattr(torch, numbers.torch_name(leaf.dtype)))
 
 
 def _metadata(written: Mapping[str, str], what: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The FAISS index: the most similar kernels of one size, kept beside the tables and never stale.
+"""The FAISS index, which finds the most similar kernels of one size. It is stored with the tables and always up to date.
 
 The rule: up to 200,000 kernels the index is flat, so exact; above, an inverted file of 2 sqrt(N) lists of which a search looks
 into one in ten, which keeps recall@10 at .99 on kernels (tests/benchmarks has the figures). Scalar and product quantisation lose
 these kernels, so vectors stay float32.
 
-An index names the editions of the models it holds. Before each search it is compared with the snapshot: new editions are added,
-gone ones removed, and it is trained anew once it has doubled since it was. The ids are filter_ids.
+An index records the editions of the models that it holds. Before each search it is compared with the snapshot: new editions are
+added and old ones removed. It is trained again when its size has doubled. The ids are filter_ids.
 """
 
 from __future__ import annotations

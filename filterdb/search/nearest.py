@@ -1,4 +1,4 @@
-"""The nearest template of every kernel: the g of a bank that leaves least of f unexplained by a g + b.
+"""The nearest template of every kernel f: the g of a bank for which a g + b has the smallest residual.
 
 That residual is (1 - rho^2) |f - mean f|^2 with rho the Pearson correlation, so the search is one matrix product of centred unit
 kernels with centred unit templates, streamed over the database.

@@ -1,4 +1,4 @@
-"""The kernels most like a filter or a kernel: by the index, or by brute force."""
+"""The kernels most similar to a filter or a kernel, by the index or by brute force."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def similar(
     view: View, find_index: Callable[[View, int, int], index.KernelIndex] | None, query: int | str | ArrayLike, k: int, *,
     model: str | Sequence[str] | None, signed: bool, exact: bool | None,
 ) -> pa.Table:  # fmt: skip
-    """The answer of ``db.similar``, which says what the arguments mean.
+    """The result of ``db.similar``, which documents the arguments.
 
     Args:
         view: the version to search.

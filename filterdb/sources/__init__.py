@@ -1,9 +1,10 @@
-"""Sources: everything that holds trained depthwise kernels, each turned into layers and a reader of their weights.
+"""Sources: everything that holds trained depthwise kernels, read as layers and their weights.
 
     timm:NAME[.TAG]  timm:convnextv2_*       timm's pretrained models, and globs over them
     hf:OWNER/NAME[@REVISION][/FILE]          a repository on the Hugging Face hub, or one file of it
     torchvision:NAME[.WEIGHTS]               torchvision's pretrained models
-    a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .onnx, .tflite, .keras, .h5
+    a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .pt2, .onnx, .tflite, .keras, .h5,
+                                             the .index.json of a sharded checkpoint or the folder that has one
     run:FOLDER                               the checkpoints of a training run, each a model RUN@STEP
     a recipe's name, or your own .toml    a list of sources with their facts
     an nn.Module                             a network in memory (in Python)
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Options", "Pending", "Progress", "assemble", "checkpoint", "inverted", "layers", "local", "module", "network", "onnx",
-    "options", "recipes", "resolve", "safetensors", "things", "timm", "unwrap",
+    "Options", "Pending", "Progress", "assemble", "checkpoint", "computed", "held", "inverted", "layers", "local", "module",
+    "network", "numbers", "onnx", "options", "recipes", "resolve", "safetensors", "stored", "things", "timm", "unwrap",
 ]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")
@@ -65,6 +66,10 @@ def _resolve(source: str | os.PathLike[str] | nn.Module, options: Options) -> li
     if text in recipes.names():
         return _from_recipe(text, options)
     if _is(path, Path.is_dir):
+        from filterdb.sources.sharded import index_in
+
+        if (index := index_in(path)) is not None:
+            return [_from_path(index, options, text)]
         raise SourceError(
             f"{text} is a folder. Give the files in it: {text.rstrip('/')}/*.safetensors, or all steps of a training: run:{text}"
         )

@@ -1,4 +1,4 @@
-"""A checkpoint and, where it is known, its network, put together into a model."""
+"""Assembles a model from a checkpoint and, where it is known, its network."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
+from filterdb.sources import computed
 from filterdb.sources import layers as read_layers
+from filterdb.sources import regular as ordinary_layers
+from filterdb.sources.effective import effective
 from filterdb.sources.network import Network, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
 from filterdb.sources.unwrap import unwrap
-from filterdb.store.schema import Layer, Model, ModelFacts, Skipped
+from filterdb.store.schema import Layer, Model, ModelFacts, RegularLayer, Skipped
 
 UNKNOWN = "unknown architecture: stride, dilation, padding and in_channels are null, and layers were recognised by their shapes"
 FLOATS = {
@@ -48,11 +51,15 @@ class Located:
     notes: list[str]
     params: int | None
     """Of the network, where it is known."""
+    regular: list[RegularLayer]
+    """The ordinary convolutions that the options ask for."""
+    regular_leaves: list[Any]
 
 
 def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Network | None = None) -> Located:
     """Where the depthwise kernels are in what a checkpoint holds. ``what`` is the source in the words of an error message."""
     state, notes = unwrap(tree, options.weights, what)
+    state, uncomputed = effective(state)
     if empty := next((key for key, leaf in state.items() if len(leaf.shape) == 4 and 0 in leaf.shape), None):
         raise SourceError(
             f"{what}: {empty} has no elements, {tuple(state[empty].shape)}. Nothing was stored; give a whole checkpoint."
@@ -63,21 +70,29 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
         network = build_from_shapes(options.architecture, state, what, pointwise=options.pointwise)
     if network is not None:
         network = fit_classes(network, state, pointwise=options.pointwise)
-        leaves, said = match(network, state, what)
+        leaves, keyed, said = match(network, state, what)
         notes += said
     if network is not None and leaves is not None:
         layers, skipped, params = network.layers, network.skipped, network.params
+        ordinary = ordinary_layers.from_module(network.module)
     else:
         layers, keys, skipped = read_layers.from_shapes(state, pointwise=options.pointwise)
-        leaves = [state[key] for key in keys]
+        leaves, keyed = [state[key] for key in keys], state
+        ordinary = ordinary_layers.from_shapes(state)
         notes.append(UNKNOWN)
-    refuse_empty(layers, skipped, what)
-    for layer, leaf in zip(layers, leaves, strict=True):
+    skipped = [*skipped, *uncomputed]
+    ordinary = [layer for layer in ordinary_layers.choose(ordinary, options) if f"{layer.name}.weight" in keyed]
+    if not ordinary:
+        refuse_empty(layers, skipped, what)
+    regular_leaves = [keyed[f"{layer.name}.weight"] for layer in ordinary]
+    notes += computed.said([*leaves, *regular_leaves])
+    named = [(layer.name, leaf) for layer, leaf in zip(layers, leaves, strict=True)]
+    for one, leaf in [*named, *((layer.name, leaf) for layer, leaf in zip(ordinary, regular_leaves, strict=True))]:
         if str(leaf.dtype) not in FLOATS:
             raise SourceError(
-                f"{what}: {layer.name} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
+                f"{what}: {one} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
             )
-    return Located(layers, leaves, skipped, notes, params)
+    return Located(layers, leaves, skipped, notes, params, ordinary, regular_leaves)
 
 
 def assemble(
@@ -89,12 +104,15 @@ def assemble(
     if any(FLOATS[str(leaf.dtype)] == 8 for leaf in leaves):
         found.notes.append("stored as float64: precision was reduced to float32")
     facts = facts if found.params is None else replace(facts, params=found.params)
-    facts = options.facts(replace(facts, bytes_read=checkpoint.cost(leaves)))
-    return Model(name, facts, layers, lambda: kernels(checkpoint.read(leaves), layers, what), found.skipped, found.notes)
+    facts = options.facts(replace(facts, bytes_read=computed.cost(checkpoint, [*leaves, *found.regular_leaves])))
+    return Model(
+        name, facts, layers, lambda: kernels(computed.read(checkpoint, leaves), layers, what), found.skipped, found.notes,
+        found.regular, lambda: (np.asarray(one, np.float32) for one in computed.read(checkpoint, found.regular_leaves)),
+    )  # fmt: skip
 
 
 def refuse_empty(layers: Sequence[Layer], skipped: Sequence[Skipped], what: str) -> None:
-    """Raise where there is nothing to store, and say what was left out."""
+    """Raise if there is nothing to store, and name the skipped layers."""
     if not layers:
         left = "".join(f"; left out {len(s.names)}: {s.reason}" for s in skipped)
         raise SourceError(f"{what} holds no depthwise kernels larger than 1x1{left}. There is nothing to store.")

@@ -1,4 +1,4 @@
-"""One file on a server, read by byte ranges: checked answers, bounded retries, and only the missing bytes asked for again."""
+"""One file on a server, read by byte ranges, with checked answers and bounded retries that request only the missing bytes."""
 
 from __future__ import annotations
 

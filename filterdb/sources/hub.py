@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
+from filterdb.errors import FilterdbError, HubError, InvalidArgument, not_found
+from filterdb.sources import sharded
 from filterdb.sources.assemble import assemble
 from filterdb.sources.http import Missing, Remote, endpoint, get_small, offline
 from filterdb.sources.local import SUFFIXES, named_network, open_file
@@ -26,6 +27,7 @@ from filterdb.store.schema import Model, ModelFacts
 
 DEFAULT = "model.safetensors"
 INDEX = ".safetensors.index.json"
+PICKLED_INDEX = ".bin.index.json"
 _NOT_OF_THE_NETWORK = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
 """Arguments of timm.create_model that a stranger's config.json has no say in: they would load other files."""
 _SPEC = re.compile(r"(?P<repo>[\w.\-]+/[\w.\-]+)(?:@(?P<revision>refs/pr/\d+|refs/convert/[\w.\-]+|[^/@]+))?(?:/(?P<file>.+))?")
@@ -93,10 +95,12 @@ def open_hub(
     elif file.endswith(".safetensors"):
         model = _by_ranges(place, [file], name, facts, options, network, progress)
     else:
-        path = _download(place, file, what, progress)
-        model = _from_cache(path, name, facts, options, network, progress)
-        model.facts = replace(model.facts, bytes_read=path.stat().st_size)
-        notes = [f"{path.stat().st_size / 1e6:.1f} MB: the whole of {file} was downloaded, because it is not safetensors"]
+        parts = _shards(place, file, what) if file.endswith(PICKLED_INDEX) else []
+        paths = [_download(place, one, what, progress) for one in (file, *parts)]
+        moved = sum(path.stat().st_size for path in paths)
+        model = _from_cache(paths[0], name, facts, options, network, progress)
+        model.facts = replace(model.facts, bytes_read=moved)
+        notes = [f"{moved / 1e6:.1f} MB: the whole of {file} was downloaded, because it is not safetensors"]
     model.notes += notes
     return model
 
@@ -128,8 +132,8 @@ def _from_cache(
 
 
 _PREFERRED = (
-    "model.safetensors.index.json", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin",
-    "pytorch_model.pth", "model.pth", "model.onnx",
+    "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin", "pytorch_model.pth", "model.pth", "model.onnx",
 )  # fmt: skip
 
 
@@ -138,16 +142,23 @@ def _other_file(place: HubFile, file: str, missing: Missing) -> str:
     if missing.code in ("RepoNotFound", "RevisionNotFound"):
         raise missing
     files = _files(place, missing)
-    weights = [other for other in files if other.endswith(SUFFIXES) or other.endswith(INDEX)]
+    weights = [other for other in files if other.endswith((*SUFFIXES, INDEX, PICKLED_INDEX))]
     if place.file is not None:
         raise not_found(f"file of {place.repo} called", file, weights or files)
     chosen = next((other for other in _PREFERRED if other in weights), None)
-    if chosen is None and len(weights) == 1:
-        chosen = weights[0]
+    if chosen is None:
+        chosen = weights[0] if len(weights) == 1 else _only_index(weights)
     if chosen is None:
         listed = ", ".join(weights[:8]) or "none"
         raise HubError(f"hf:{place.repo} has no {DEFAULT}; its weight files: {listed}. Name one: hf:{place.repo}/FILE")
     return chosen
+
+
+def _only_index(weights: Sequence[str]) -> str | None:
+    """The one index among files of weights, where all of them lie beside it."""
+    folders = {file.rpartition("/")[0] for file in weights}
+    indices = [file for file in weights if file.endswith(sharded.SUFFIX)]
+    return indices[0] if len(indices) == len(folders) == 1 else None
 
 
 def _files(place: HubFile, missing: Missing) -> list[str]:
@@ -161,17 +172,9 @@ def _files(place: HubFile, missing: Missing) -> list[str]:
 
 def _shards(place: HubFile, file: str, what: str) -> list[str]:
     """The files of a sharded checkpoint, in the order of its index."""
-    try:
-        index = json.loads(get_small(place.url(file), what))
-        shards = list(dict.fromkeys(index["weight_map"].values()))
-        if not shards or not all(isinstance(shard, str) and shard.endswith(".safetensors") for shard in shards):
-            raise ValueError("shards that are not safetensors")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(
-            f"{what}: {file} is not the index of a sharded checkpoint. Name a file: hf:{place.repo}/FILE"
-        ) from error
+    files = sharded.shards(get_small(place.url(file), what), f"{what}: {file}")
     folder = file.rpartition("/")[0]
-    return [f"{folder}/{shard}" if folder else shard for shard in shards]
+    return [f"{folder}/{shard}" if folder else shard for shard in dict.fromkeys(files.values())]
 
 
 def _config(place: HubFile, what: str) -> Mapping[str, Any] | None:
@@ -214,9 +217,16 @@ def _timm_style(config: Mapping[str, Any], facts: ModelFacts, options: Options) 
 
 
 def _cached_weights(place: HubFile) -> Path | None:
-    """The weights in the hub's local cache, as one whole file."""
-    files = (place.file,) if place.file else (DEFAULT, *_PREFERRED)
-    return next(filter(None, (_cached(place, file) for file in files if not file.endswith(INDEX))), None)
+    """The weights in the hub's local cache: a whole file, or an index with all its shards."""
+    for file in (place.file,) if place.file else (DEFAULT, *_PREFERRED):
+        path = _cached(place, file)
+        if path is None:
+            continue
+        folder = f"{file.rpartition('/')[0]}/" if "/" in file else ""
+        parts = sharded.shards(path.read_bytes(), f"{place.repo}: {file}") if file.endswith(sharded.SUFFIX) else {}
+        if all(_cached(place, folder + part) for part in parts.values()):
+            return path
+    return None
 
 
 def _cached(place: HubFile, file: str) -> Path | None:

@@ -8,13 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from filterdb.errors import SourceError
-from filterdb.sources.assemble import assemble
+from filterdb.sources.assemble import Checkpoint, assemble
+from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.foreign import refuse_foreign
 from filterdb.sources.network import Network, build, built_from_shapes
 from filterdb.sources.options import Options, Progress
+from filterdb.sources.safetensors import LocalSafetensors
+from filterdb.sources.sharded import SUFFIX as INDEX
+from filterdb.sources.sharded import ShardedCheckpoint
 from filterdb.store.schema import Model, ModelFacts
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".onnx", ".tflite", ".keras", ".h5", ".hdf5")
+SUFFIXES = (
+    ".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pt2", ".onnx", ".tflite", ".keras", ".h5", ".hdf5",
+)  # fmt: skip
 PROGRAMS = {"onnx": "an ONNX program", "tflite": "a TensorFlow Lite program", "keras": "a Keras model"}
 """Kinds of files that hold a network of their own framework."""
 HASH_LIMIT = 256 * 2**20
@@ -28,19 +34,21 @@ _MAGIC = {
 
 
 def stem(path: Path) -> str:
-    """The file's name without the suffixes of a checkpoint.
+    """The file's name without the suffixes of a checkpoint; of the index of a sharded one, its folder's name.
 
-    >>> stem(Path("runs/model_best.pth.tar")), stem(Path("net_v1.5.safetensors"))
-    ('model_best', 'net_v1.5')
+    >>> stem(Path("runs/model_best.pth.tar")), stem(Path("net_v1.5.safetensors")), stem(Path("my/net/x.safetensors.index.json"))
+    ('model_best', 'net_v1.5', 'net')
     """
-    name = path.name
+    name = path.name.removesuffix(INDEX)
+    if name != path.name and (folder := path.absolute().parent.name):
+        return folder
     while any(name.lower().endswith(suffix) and len(name) > len(suffix) for suffix in SUFFIXES):
         name = name[: name.rindex(".")]
     return name
 
 
 def kind_of(path: Path, what: str) -> str:
-    """One of safetensors, torch, onnx, tflite and keras; refuses everything else by name."""
+    """One of safetensors, torch, index (of a sharded checkpoint), onnx, tflite and keras; refuses everything else by name."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -58,6 +66,8 @@ def kind_of(path: Path, what: str) -> str:
     for magic, meaning in _MAGIC.items():
         if first.startswith(magic):
             raise SourceError(f"{what} is {meaning}, not a checkpoint that can be read. Give one of {', '.join(SUFFIXES)}.")
+    if path.name.lower().endswith(INDEX) and text.startswith(b"{"):
+        return "index"
     if path.suffix.lower() == ".tflite" or first[4:8] == b"TFL3":
         return "tflite"
     if path.suffix.lower() in (".keras", ".h5", ".hdf5") or first.startswith(b"\x89HDF"):
@@ -98,20 +108,23 @@ def open_file(
     hashed: bool = True,
 ) -> Model:
     """The model in a file. Without a network, ``options.architecture`` or the file's own metadata may name one."""  # fmt: skip
-    from filterdb.sources.checkpoint import TorchCheckpoint
-    from filterdb.sources.safetensors import LocalSafetensors
-
     kind = kind_of(path, what)
     if kind in PROGRAMS:
         facts = replace(facts, sha256=sha256(path), bytes_read=path.stat().st_size) if hashed else facts
         return _open_program(kind)(path, name=name, what=what, facts=facts, options=options, progress=progress)
 
-    checkpoint = (LocalSafetensors if kind == "safetensors" else TorchCheckpoint)(path, what, progress)
+    checkpoint = _checkpoint(kind, path, what, progress)
     if network is None:
         network = named_network(options)
-    if hashed:
+    if hashed and kind != "index":
         facts = replace(facts, sha256=sha256(path))
     return assemble(checkpoint, name=name, what=what, facts=facts, options=options, network=network)
+
+
+def _checkpoint(kind: str, path: Path, what: str, progress: Progress | None) -> Checkpoint:
+    if kind == "index":
+        return ShardedCheckpoint(path, what, progress)
+    return (LocalSafetensors if kind == "safetensors" else TorchCheckpoint)(path, what, progress)
 
 
 def _open_program(kind: str) -> Callable[..., Model]:

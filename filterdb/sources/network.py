@@ -1,4 +1,4 @@
-"""Networks of a known architecture, built without weights, and their layers matched with the keys of a checkpoint."""
+"""Networks of a known architecture, built without weights, with their layers matched to the keys of a checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False
     try:
         with torch.device("meta"), _unfilled():
             module = timm.create_model(architecture, pretrained=False, **args)
-    except Exception as error:  # whatever timm's constructors make of wrong arguments
+    except Exception as error:  # timm's constructors can raise anything on wrong arguments
         given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "its own arguments"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidArgument(f"timm cannot build {architecture} with {given}: {reason}. Fix architecture_args.") from error
@@ -113,15 +113,15 @@ def fit_classes(network: Network, state: Mapping[str, Any], *, pointwise: bool =
     return build(network.architecture, {**network.args, "num_classes": classes}, pointwise=pointwise)
 
 
-def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[Any] | None, list[str]]:
-    """The leaf of each layer, or None where the keys are not this network's; and what the user should know.
+def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[Any] | None, Mapping[str, Any], list[str]]:
+    """The leaf of each layer, or None where the keys are not this network's; all leaves by its keys; what the user should know.
 
     Keys are the modules' names with ``.weight``, as they are, under one prefix, or after the renaming that timm does for this
     architecture, which is run on shapes alone.
     """
     wanted = [f"{layer.name}.weight" for layer in network.layers]
     if not wanted:
-        return [], []
+        return [], state, []
     notes: list[str] = []
     found = state
     if not all(key in found for key in wanted):
@@ -136,9 +136,9 @@ def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[A
             notes.append("the file's keys are not the modules' names: renamed as timm does when it loads the file")
         else:
             missing = next(key for key in wanted if key not in found)
-            return None, [
-                f"the file's keys are not those of {network.architecture} ({missing} is missing): layers read from shapes instead"
-            ]
+            owner = network.architecture
+            reason = f"the file's keys are not those of {owner} ({missing} is missing): layers read from shapes instead"
+            return None, state, [reason]
     leaves = [found[key] for key in wanted]
     for layer, leaf in zip(network.layers, leaves, strict=True):
         expected = (layer.out_channels, 1, layer.kernel_h, layer.kernel_w)
@@ -147,7 +147,7 @@ def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[A
                 f"{what}: {layer.name} is {tuple(leaf.shape)} where {network.architecture} has {expected}. "
                 "Give the right architecture or architecture_args, or leave the architecture out."
             )
-    return leaves, notes
+    return leaves, found, notes
 
 
 def _renamed_by_timm(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The words in which a source is asked for: options in, pending models out."""
+"""The options of a source, and the models that it names before they are opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FACTS = ("dataset", "pretrain_dataset", "task", "step", "licence", "top1", "arc
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says about a source. A fact given here wins over what the source itself says."""
+    """The user's options for a source. A fact given here overrides the source's own."""
 
     name: str | None = None
     dataset: str | None = None
@@ -37,13 +37,24 @@ class Options:
     """Which of two weight sets in one file: "auto" takes the moving average (EMA) where there is one."""
     pointwise: bool = False
     """Store 1x1 depthwise layers too."""
+    stem: bool = False
+    """Store all kernels of the first ordinary convolution too, in the table ``regular``."""
+    regular: int = 0
+    """So many kernels of the other ordinary convolutions, drawn evenly from their layers, in the table ``regular``."""
 
     def __post_init__(self) -> None:
         if self.weights not in ("auto", "ema", "raw"):
             raise InvalidArgument(f'"{self.weights}" is not a choice of weights. Choose auto, ema or raw.')
+        if self.regular < 0:
+            raise InvalidArgument(f"regular = {self.regular}: give a number of kernels, or 0 for none.")
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether kernels of ordinary convolutions are wanted."""
+        return self.stem or self.regular > 0
 
     def facts(self, known: ModelFacts) -> ModelFacts:
-        """What is known, overridden by what the user says."""
+        """The known facts, overridden by the user's."""
         said = {name: getattr(self, name) for name in _FACTS}
         return replace(known, **{name: value for name, value in said.items() if value is not None})
 
@@ -59,7 +70,7 @@ class Pending:
     """A model that was named and not yet opened."""
 
     source: str
-    """The source as one would type it: ``timm:convnextv2_atto.fcmae_ft_in1k``."""
+    """The source as a user types it: ``timm:convnextv2_atto.fcmae_ft_in1k``."""
     name: str | None
     """The model's name, where it is known before opening."""
     open: Callable[[Progress | None], contextlib.AbstractContextManager[Model]]

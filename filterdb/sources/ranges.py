@@ -1,4 +1,4 @@
-"""Safetensors on a hub: the header and the wanted tensors, and nothing else, over the wire."""
+"""Safetensors on a hub: only the header and the requested tensors are transferred."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Recipes: named lists of sources with their facts, written as TOML.
 
-    title = "What it is, in a line"
+    title = "A description in one line"
     citation = "Where the list comes from"
     dataset = "imagenet-1k"            # a fact at the top holds for every model of the recipe
 
@@ -34,7 +34,7 @@ FACTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
         "top1": (int, float), "architecture": (str,), "architecture_args": (dict,), "weights": (str,), "pointwise": (bool,),
     }
 )  # fmt: skip
-"""What a recipe may say of a model (the fields of ``filterdb.sources.Options``), and the types each takes."""
+"""The facts that a recipe may give of a model (the fields of ``filterdb.sources.Options``), and the types each takes."""
 RUN = "run:"
 """How a source that is the folder of a training run begins."""
 

@@ -1,7 +1,7 @@
 """Safetensors: the header read strictly, and the tensors by their place in the file.
 
 A file is 8 bytes (little-endian length of the header), the header (JSON, from name to dtype, shape and place), and the numbers.
-The reader is our own because a hub sends the header and the numbers apart, and because the header is a stranger's.
+filterdb has its own reader because a hub sends the header and the numbers separately, and because the header is untrusted.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
+from filterdb.sources import numbers
 from filterdb.sources.options import Progress
 
 LARGEST_HEADER = 100_000_000
@@ -109,14 +109,8 @@ def _place(key: str, entry: Any, base: int, wrong: Any) -> Place:
 
 
 def decode(data: bytes | memoryview, place: Place) -> NDArray[Any]:
-    """The numbers of a tensor: float64 as it is, everything else exactly as float32."""
-    if place.dtype == "BF16":
-        # bfloat16 is the upper half of a float32
-        wide = np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)
-        return wide.view(np.float32).reshape(place.shape)
-    code = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[place.dtype]
-    numbers = np.frombuffer(data, code).reshape(place.shape)
-    return numbers.astype(np.float32) if place.dtype == "F16" else numbers
+    """The numbers of a tensor: float64 and integers as they are, every other float exactly as float32."""
+    return numbers.numbers(numbers.words(data, place.dtype), place.dtype).reshape(place.shape)
 
 
 class LocalSafetensors:

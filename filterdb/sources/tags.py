@@ -1,4 +1,4 @@
-"""What timm's pretrained tags say of the data: ``fcmae_ft_in22k_in1k`` was last trained on ImageNet-1k, before on 22k.
+"""The data sets in timm's pretrained tags: ``fcmae_ft_in22k_in1k`` was last trained on ImageNet-1k, before on 22k.
 
 The rule: the words of a tag that name a data set, in their order, are the trainings; the last is ``dataset``, the one before it
 is ``pretrain_dataset``. Two words in a row for the same data set are two trainings only where a fine-tuning lies between them.

@@ -1,4 +1,4 @@
-"""From what a checkpoint holds to the state dict of its network: nesting, prefixes, averaged weights, optimiser states."""
+"""Finds the state dict of the network in a checkpoint, despite nesting, prefixes, averaged weights and optimiser states."""
 
 from __future__ import annotations
 

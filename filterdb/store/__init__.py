@@ -1,12 +1,14 @@
-"""The store: Delta tables that change in one atomic step, streaming scans, and read-only SQL over them. It knows no science.
+"""The store: Delta tables that change in one atomic step, streaming scans, and read-only SQL over them.
+
+The store does not depend on what the kernels mean.
 
 place          a folder or an object store
-collection     tables whose members (models, banks …) come, go and are replaced as one
+collection     tables whose members (models, banks …) are added, replaced and removed atomically
 derived        tables made from a member, found only while that member is the same
 schema         what models, layers and filters are
 scan           kernels in batches
 sql            DuckDB over all tables, read only
-view           one version of a database, and what can be asked of it
+view           one version of a database, and the queries on it
 named_queries  the queries of the folder ``queries``
 """
 

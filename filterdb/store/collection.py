@@ -1,19 +1,19 @@
 """Collections: Delta tables that change together, one member at a time, in one atomic step.
 
-A collection has one Delta table that counts and others that follow it: ``models`` with ``layers`` and ``filters``, ``banks`` with
+A collection has one primary Delta table and others that follow it: ``models`` with ``layers`` and ``filters``, ``banks`` with
 ``templates``. A member (a model, a bank) is one Parquet file in each table:
 
     <database>/filters/slug=<slug>/<edition>.parquet
 
-The Delta log of the first table is the truth: a member exists in the edition that the first table names, and its files in the
-other tables have the same slug and edition. So the one commit to the first table makes a member visible, replaced or gone. The
-commits to the other tables come before it and serve Spark, Polars, Daft and others who read those tables without us; if a
-process dies between them, the next writer, or ``verify(repair=True)``, brings them back in line.
+The Delta log of the first table is authoritative. A member exists in the edition that the first table names, and its files in the
+other tables have the same slug and edition. One commit to the first table therefore adds, replaces or removes a member. The
+commits to the other tables come before it, for Spark, Polars, Daft and others that read those tables without filterdb. If a
+process dies between the commits, the next writer, or ``verify(repair=True)``, makes the tables consistent again.
 
-Files are written in a staging folder that its writer holds locked, and move into place under the collection's lock, just before
-the commit. So a file in a table's folder that no version of the log names is rubbish, and so is a staging folder nobody locks.
-The folder outlives its files: where a killed writer left anything, its staging folder is still there. That is what every write
-looks for, and what makes it clean up; it costs a look into one folder.
+Files are written to a staging folder that the writer keeps locked. They are moved into place under the collection's lock, just
+before the commit. A file in a table's folder that no version of the log names is therefore a leftover, as is a staging folder
+without a lock. The staging folder is removed last, so that it remains wherever a killed writer left files. Every write looks for
+such folders, which is cheap, and cleans up.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ KEEP_HISTORY: Mapping[str, str | None] = {
 
 
 def slug(name: str) -> str:
-    """A partition value for any name: letters, digits and ``._-`` as they are, else replaced and told apart by a hash."""
+    """A partition value for any name: letters, digits and ``._-`` are kept, others are replaced and a hash is added."""
     clean = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].lstrip(".")
     if clean == name:
         return clean

@@ -1,7 +1,7 @@
-"""Named queries: each ``queries/NAME.sql`` is a question. Its leading comment is its help, its $parameters are its flags.
+"""Named queries: each file ``queries/NAME.sql`` is one. Its leading comment is its help, its $parameters are its flags.
 
--- What the query answers, in one line.
--- More about it, if need be.
+-- A description of the result, in one line.
+-- More about it, if needed.
 -- $size = 7x7: rows x columns of the kernels
 -- $model: a parameter without a default must be given
 SELECT …
@@ -31,7 +31,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class NamedQuery:
-    """A question with a name."""
+    """A named query."""
 
     name: str
     title: str

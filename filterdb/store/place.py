@@ -1,4 +1,4 @@
-"""Where a database lies: a folder, or an address on an object store such as ``s3://bucket/filters``.
+"""The place of a database: a folder, or an address on an object store such as ``s3://bucket/filters``.
 
 Files go through pyarrow's file systems, so both are one mechanism. A folder has locks that the operating system keeps. An object
 store has none: processes of one machine lock each other out all the same, and between machines Delta's own check of concurrent

@@ -1,4 +1,4 @@
-"""What models, layers and filters are: their types, ids and tables. Other tables are in the rooms that fill them."""
+"""Models, layers and filters: their types, ids and tables. Other tables are in the rooms that fill them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,22 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class RegularLayer:
+    """An ordinary convolution, without its weights: each of its kernels has an output and an input channel."""
+
+    name: str
+    kind: Literal["stem", "regular"]
+    """"stem" for the one that sees the image."""
+    kernel_h: int
+    kernel_w: int
+    out_channels: int
+    in_channels: int
+    """Input channels that each output sees."""
+
+
+@dataclass(frozen=True)
 class Skipped:
-    """Tensors or layers that looked like candidates and were left out, with the reason."""
+    """Tensors or layers that looked like candidates and were skipped, with the reason."""
 
     reason: str
     names: tuple[str, ...]
@@ -88,6 +102,10 @@ class Model:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Things the user should know: what is unknown, which of two weight sets was taken, a whole-file download."""
+    regular: list[RegularLayer] = field(default_factory=list)
+    """The ordinary convolutions that were asked for."""
+    read_regular: Callable[[], Iterator[NDArray[np.float32]]] = lambda: iter(())
+    """Yields one (out_channels, in_channels, kernel_h, kernel_w) float32 array for each of them."""
 
 
 ID_RANGE = 2**63
@@ -104,6 +122,13 @@ def filter_ids(model: str, layer: str, channels: int) -> NDArray[np.int64]:
     """Stable 63-bit ids of all filters of a layer: consecutive, wrapping at 2^63, so they compress to nothing."""
     start = np.uint64(layer_id(model, layer))
     return ((start + np.arange(channels, dtype=np.uint64)) & np.uint64(ID_RANGE - 1)).astype(np.int64)
+
+
+def pair_ids(model: str, layer: RegularLayer, channels: NDArray[np.int64], in_channels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Stable 63-bit ids of kernels of an ordinary convolution, given by their output and input channels, row-major."""
+    start = np.uint64(layer_id(model, layer.name))
+    offset = (channels * layer.in_channels + in_channels).astype(np.uint64)
+    return ((start + offset) & np.uint64(ID_RANGE - 1)).astype(np.int64)
 
 
 def table(**columns: pa.DataType) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""Read-only SQL over Parquet files: a DuckDB session that can see the given tables and touch nothing else."""
+"""Read-only SQL over Parquet files: a DuckDB session that can access only the given tables."""
 
 from __future__ import annotations
 

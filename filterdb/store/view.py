@@ -1,6 +1,6 @@
-"""One version of a database, looked at: SQL over it, its kernels as a stream, and its filters by id or by name.
+"""One version of a database: SQL over it, its kernels as a stream, and its filters by id or by name.
 
-Every verb of ``Database`` that reads takes one view and stays with it, so that an ingest in the middle cannot mix two versions.
+Every method of ``Database`` that reads uses one view, so that a concurrent ingest cannot mix two versions.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Training networks whose depthwise kernels are frozen, or come from a bank: timm's parts in one plain loop.
+"""Training networks with depthwise kernels that are frozen or come from a bank: one plain loop with timm's parts.
 
-settings          what may be chosen, and the recipes of ``data/training``
-modes             the network: its architecture, where its kernels come from, what of them stays frozen
-initialise        depthwise kernels started from a bank
+settings          the settings, and the recipes of ``data/training``
+modes             the network: its architecture, the origin of its kernels, and their frozen parts
+initialise        initialisation of depthwise kernels from a bank
 data              batches, the same for the same seed
-loop              trains
-state             what an interrupted run resumes from
+loop              the training loop
+state             the state that an interrupted run resumes from
 kernel_gradients  depthwise kernels that forget their random start
 """
 

@@ -1,4 +1,4 @@
-"""The batches of a training: the same for the same seed, whoever loads them, and from any step on."""
+"""The batches of a training. They depend only on the seed, not on the number of workers or the first step."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Batches:
     """Training batches of one process of a training.
 
     Each epoch is a permutation drawn from the seed and the epoch, and the augmentation of an image is drawn from the seed, the
-    epoch and the image. So neither the workers nor the steps taken before change what a step sees: a killed run is resumed
-    with the very batches that it would have had.
+    epoch and the image. Neither the workers nor an interruption changes what a step sees. A killed run is resumed with
+    the same batches.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Batches:
         if len(images) < each:
             raise InvalidArgument(f"{len(images)} training images do not fill a batch of {each}. Lower --batch-size.")
         self.steps = len(images) // each
-        """Batches of an epoch; the images that do not fill another are left out, others in each epoch."""
+        """Batches of an epoch. The images of an incomplete last batch are skipped, different ones in each epoch."""
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from a step on: float32 (n, 3, h, w) and int64 (n,)."""

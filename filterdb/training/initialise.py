@@ -1,4 +1,4 @@
-"""Depthwise kernels that start as templates of a bank: an initialisation, after which all of them train."""
+"""Initialises depthwise kernels with templates of a bank. All of them are trained after that."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def init_depthwise(
     module: nn.Module, bank: str | Bank = "dog", *, proportions: Mapping[str, float] | None = None,
     layers: str | Sequence[str] | None = None, seed: int = 0,
 ) -> list[str]:  # fmt: skip
-    """Start the depthwise kernels of a network, in place, as templates of a bank drawn at random. All taps train from there.
+    """Initialise the depthwise kernels of a network, in place, with random templates of a bank. All taps remain trainable.
 
     Each template gets the length that the kernels of its layer have on average (root mean square), so that activations keep
     their scale.
 
     Args:
         module: the network.
-        bank: a bank, or the name of one that ships with filterdb. It is brought to each layer's size by its formula.
-        proportions: how often which templates are drawn: shares by label, name or glob of them, in all 1. By default those of
+        bank: a bank, or the name of one that ships with filterdb. Its formula gives it at each layer's size.
+        proportions: how often templates are drawn: shares by their label, name or glob, with sum 1. By default those of
             the ICLR paper for the bank "dog", and equal shares for other banks.
         layers: only layers of these names or globs.
         seed: of the draw.
 
     Returns:
-        The names of the layers that were initialised. Layers of a size that the bank has no templates for are left as they are.
+        The names of the layers that were initialised. Layers of a size that the bank lacks are not changed.
 
     Raises:
         NotFound: no bank of that name, no template for a share, or no layer of a name.

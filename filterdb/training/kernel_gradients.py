@@ -1,4 +1,4 @@
-"""Depthwise kernels that forget their random start, so that a short training shows their shapes."""
+"""Gradients that make depthwise kernels forget their random initialisation, so that a short training shows their shapes."""
 
 from __future__ import annotations
 

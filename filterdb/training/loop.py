@@ -1,7 +1,7 @@
-"""The loop: one step after the other, one process or many, and nothing lost when it is stopped.
+"""The training loop, for one process or several. A stopped training loses nothing.
 
-With torchrun each process takes its share of every batch; frozen kernels are buffers, so the processes have nothing to agree on
-for them.
+With torchrun each process takes its share of every batch; frozen kernels are buffers, which need no
+synchronisation.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SAVING = Saving()
 
 @dataclass
 class Trained:
-    """What a training came to."""
+    """The result of a training."""
 
     network: Network
     """In eval mode, with frozen layers where the mode has them; the file at ``path`` has ordinary ones."""
@@ -83,13 +83,13 @@ def train(
         bank: a bank by its name.
         saving: how often it is evaluated and kept.
         workers: processes that decode and augment images, for each process of the training.
-        device: torch's; by default the GPU where there is one.
+        device: torch device; by default the GPU if there is one.
         told: called with all rows of ``metrics`` after each epoch.
-        progress: called with what is being done, the steps done, and how many there are.
+        progress: called with the current stage, the steps done, and the total.
 
     Raises:
         DataError: broken images, or no labels.
-        RunError: a loss that is no number, out of memory, or a folder with another training.
+        RunError: a loss that is NaN, out of memory, or a folder with another training.
     """
     started = time.perf_counter()
     classes = _classes(train_images, validation)

@@ -1,4 +1,4 @@
-"""The network of a training: its architecture, where its depthwise kernels come from, and what of them stays frozen."""
+"""The network of a training: its architecture, the origin of its depthwise kernels, and their frozen parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Prepared:
     network: Network
     bank: Bank | None
     left: Mapping[str, str]
-    """Depthwise layers whose kernels the bank lacks the size of, and why: they stay as they are, and are trained."""
+    """Depthwise layers of sizes that the bank lacks, with the reason. They keep their kernels, which are trained."""
 
 
 def prepare(settings: Settings, num_classes: int, bank: Callable[[str], Bank]) -> Prepared:
@@ -191,7 +191,7 @@ def _try(network: Network) -> None:
 
 
 def check_finite(loss: float, step: int, settings: Settings, out: Path) -> None:
-    """End a run whose loss is no number, in words that help."""
+    """End a run whose loss is NaN, with a helpful message."""
     if not np.isfinite(loss):
         raise RunError(
             f"The loss became {loss} at step {step}. Lower --lr (now {settings.lr}), clip gradients, or train without "

@@ -1,4 +1,4 @@
-"""What may be chosen of a training. The words are timm's where timm has them."""
+"""The settings of a training. Names are timm's where timm has them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MODES = {
     "dog-init": "all weights are trained; kernels start as differences of Gaussians, crosses and derivatives",
     "random-frozen": "kernels stay as they were drawn, each its own, with a trained number added to all taps: a control",
 }
-"""What becomes of the depthwise kernels."""
+"""The treatment of the depthwise kernels."""
 FROZEN = ("frozen", "frozen+bias", "frozen+gain+bias", "random-frozen")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One training. What changes its numbers is here; where it runs and what it writes is not."""
+    """The settings that change the numbers of a training. Where it runs and what it writes is not here."""
 
     model: str
     """A timm architecture, or one that ``filterdb.networks.load`` knows by a recipe's name, such as demo."""

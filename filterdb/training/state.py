@@ -61,7 +61,7 @@ def load(folder: Path, settings: Settings) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling makes of a damaged file
+    except Exception as error:  # unpickling can raise anything on a damaged file
         raise RunError(f"{path} is damaged ({type(error).__name__}). Delete it to start anew.") from error
     before, now = state["settings"], settings.to_dict()
     other = [name for name in now if before.get(name) != now[name]]

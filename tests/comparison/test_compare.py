@@ -247,7 +247,7 @@ def test_the_laws_of_the_shift_hold_in_a_database(stored):
     put(stored, "far", {"conv": shaped(420)[:, 1:6, 1:6]})
     same = stored.compare("one", "one", size=5)
     assert (same.shift, same.novel[0].best_similarity) == (0, pytest.approx(1))
-    assert same.notes[0] == "A and B are the same models: every kernel has itself for a match."
+    assert same.notes[0] == "A and B are the same models: every kernel matches itself."
     for a, b in (("one", "two"), ("one", "*"), ("dataset:pears", "t*"), ("two", "far")):
         there, back = stored.compare(a, b, size=5, novel=0), stored.compare(b, a, size=5, novel=0)
         assert there.shift == back.shift
@@ -337,17 +337,22 @@ def test_verify_sees_a_basis_that_changed(stored):
     ("a", "b", "kernels", "notes"),
     [
         ("t*", "one", (860, 450), []),
-        ("dataset:apples", "architecture:net_*", (450, 440), ["In both A and B, and left out of A and B: two."]),
-        ("dataset:p*", "run:run", (500 - 60, 100 - 60), ["In both A and B, and left out of A and B: run@2.", EARLY := "earlier"]),
-        ("one", "database", (450, 920), ["In both A and B, and left out of B: one.", EARLY]),
-        ("*", "dataset:apples", (500, 870), ["In both A and B, and left out of A: one, two.", EARLY]),
+        ("dataset:apples", "architecture:net_*", (450, 440), ["In both A and B, and excluded from A and B: two."]),
+        (
+            "dataset:p*",
+            "run:run",
+            (500 - 60, 100 - 60),
+            ["In both A and B, and excluded from A and B: run@2.", EARLY := "earlier"],
+        ),
+        ("one", "database", (450, 920), ["In both A and B, and excluded from B: one.", EARLY]),
+        ("*", "dataset:apples", (500, 870), ["In both A and B, and excluded from A: one, two.", EARLY]),
         ("run@1", "*", (40, 1370), [EARLY]),
     ],
 )
 def test_selections_and_what_they_share(same, a, b, kernels, notes):
     found = same.compare(a, b, size=5, novel=0)
     assert (found.a.kernels, found.b.kernels) == kernels
-    expected = [f"{a if a.startswith('dataset:p') or a == '*' else b}: 1 earlier checkpoints of training runs are left out."
+    expected = [f"{a if a.startswith('dataset:p') or a == '*' else b}: 1 earlier checkpoints of training runs are excluded."
                 if note == EARLY else note for note in notes]  # fmt: skip
     assert found.notes[: len(expected)] == expected
     assert (found.a.selection, found.b.selection) == (a, b)
@@ -437,7 +442,7 @@ def test_a_file_that_was_ingested_is_left_out_of_the_database(stored, file):
     without = stored.compare(file, "*", size=5)
     stored.ingest(file, name="mine")
     found = stored.compare(file, "*", size=5)
-    assert found.notes[0] == "In both A and B, and left out of B: mine."
+    assert found.notes[0] == "In both A and B, and excluded from B: mine."
     assert (found.b, numbers(found)) == (without.b, numbers(without))
     assert stored.compare(file, "mine", size=5).notes[0].startswith("A and B are the same models")
 
@@ -449,7 +454,7 @@ def test_a_model_of_a_hub_is_told_by_its_revision(stored, monkeypatch, revision)
     pending = Pending("test:hub", "hub", lambda progress: nullcontext(model))
     monkeypatch.setattr(selection, "resolve", lambda source: [pending])
     found = stored.compare("hf:some/hub", "*", novel=0)
-    assert (found.b.kernels == 1370) == ("In both A and B, and left out of B: hub." in found.notes) == (revision == "abc")
+    assert (found.b.kernels == 1370) == ("In both A and B, and excluded from B: hub." in found.notes) == (revision == "abc")
 
 
 def test_a_network_in_memory_is_compared(same):
@@ -548,7 +553,7 @@ def test_on_the_command_line(classified, tmp_path):
     for words in (
         "A  a: 80 7x7 kernels, 2 dead left out", "B  *: 110 7x7 kernels of 2 models", "Shift D = ", "(by chance ",
         "The 8 components of 48 that make most of it", "Classes by hand: total variation", "with the weakest best match in B",
-        "note: In both A and B, and left out of B: a.", "note: The basis pca-7x7 was made now",
+        "note: In both A and B, and excluded from B: a.", "note: The basis pca-7x7 was made now",
     ):  # fmt: skip
         assert words in said
 
@@ -572,5 +577,5 @@ def test_real_networks_differ_more_than_chance_and_less_than_noise_does(tmp_path
     assert noise.classes[-1].b_percent > 99
 
     own = db.compare(weights / f"{names[1]}.pth", "*", size=7)
-    assert own.notes[0] == f"In both A and B, and left out of B: {names[1]}."
+    assert own.notes[0] == f"In both A and B, and excluded from B: {names[1]}."
     assert numbers(own) == numbers(db.compare(names[1], "*", size=7))

@@ -426,7 +426,7 @@ def test_a_filters_page_has_all_that_is_known_of_it(web, desk):
         int(one) for one in re.findall(r'href="/filter/(\d+)"', text.split('id="neighbours"')[1].split("</ul>")[0])
     ] == expected
     dead = web.get("/filter/dead:only:0", follow_redirects=True).text
-    assert "nothing is similar" in dead
+    assert "It has no similar kernels" in dead
 
 
 def test_what_is_missing_is_a_sentence_with_a_command(web, desk, tmp_path):

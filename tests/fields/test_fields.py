@@ -439,7 +439,7 @@ def test_slips_of_fit_are_one_line_and_change_nothing(stored):
         (lambda: stored.fit("7x7", model="odd"), "No kernels of size 7x7 in odd"),
         (lambda: stored.fit("7x7", family="gausian"), 'Did you mean "gaussian"'),
         (lambda: stored.fit("7x7", family=[]), "No family was named"),
-        (lambda: stored.fit("3x3", family="jet2"), "9 parameters for 9 taps fit anything (3x3)"),
+        (lambda: stored.fit("3x3", family="jet2"), "9 parameters are too many for 9 taps (3x3)"),
         (lambda: stored.fit("4x4"), "an even size has no centre pixel (4x4)"),
         (lambda: stored.fit("1x5", family=FEW), "a strip has no second dimension to scale in (1x5)"),
     ]:
@@ -663,7 +663,7 @@ def test_a_model_has_families_once_it_was_fitted(db):
     found = db.describe("net")
     assert [(row["family"], row["filters"], row["percent"]) for row in found.families] == [("first_derivative", 1, 100.0)]
     assert "no fits yet" not in found.reason
-    assert "no family has a meaning for its kernels" in db.describe("even").reason
+    assert "no family can be fitted to its kernels" in db.describe("even").reason
 
 
 def test_other_banks_and_none(told):
@@ -737,7 +737,7 @@ def test_slips_on_the_command_line(told, tmp_path, here):
         assert "There is no database at" in here(*words, code=1, db=tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
     error = here("fit", "--size", "3x3", "--family", "jet2", code=1, db=told.path)
-    assert error.startswith('filterdb: The family "jet2" has no meaning here: 9 parameters for 9 taps')
+    assert error.startswith('filterdb: The family "jet2" has no meaning here: 9 parameters are too many for 9 taps')
 
 
 def test_fit_on_the_command_line(stored, tmp_path, here):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import put
-from real import REFUSED, data, manifest
+from real import REFUSED, data, each, manifest
 
 from filterdb import Database
 from filterdb.fields import fits
@@ -23,7 +23,7 @@ READABLE = [entry for entry in manifest() if not {entry["file"], "." + entry["fi
 
 
 def test_there_are_real_checkpoints() -> None:
-    assert len(READABLE) == 20 or not data()
+    assert len(READABLE) == 21 or not data()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Database:
     return db
 
 
-@pytest.mark.parametrize("entry", READABLE, ids=lambda entry: entry["file"])
+@each(READABLE)
 def test_a_real_checkpoint_is_fitted_and_described(entry: dict[str, Any], tmp_path: Any) -> None:
     """A spread of some layers' kernels, fitted in one size that has families, and described."""
     [pending] = resolve(data() / "weights" / entry["file"])

@@ -400,8 +400,8 @@ def test_two_pairs_of_scales_stand_in_one_order():
 @pytest.mark.parametrize(
     ("size", "families", "words"),
     [
-        ((3, 3), ["jet2"], 'The family "jet2" has no meaning here: 9 parameters for 9 taps fit anything (3x3)'),
-        ((3, 3), ["gaussian", "jet1_two_scales"], "11 parameters for 9 taps"),
+        ((3, 3), ["jet2"], 'The family "jet2" has no meaning here: 9 parameters are too many for 9 taps (3x3)'),
+        ((3, 3), ["gaussian", "jet1_two_scales"], "11 parameters are too many for 9 taps"),
         ((4, 4), None, "an even size has no centre pixel (4x4)"),
         ((4, 5), None, "no centre pixel (4x5)"),
         ((2, 2), ["gaussian"], 'The family "gaussian" has no meaning here: an even size'),

@@ -243,8 +243,8 @@ GOOD = published.template("dx", (7, 7), 0.5, 0.5)
         (GOOD[None], "dx", "A", "2-D array"),
         (GOOD, "sharpening", "A", "no fit by variance"),
         (GOOD, "sharpening", "B", "use C1, C2, D1 or D2"),
-        (GOOD, "dy", "D1", "does not answer at all to what dy answers to"),
-        (GOOD, "T", "C2", "does not answer at all to what T answers to"),
+        (GOOD, "dy", "D1", "no response in common with the form dy"),
+        (GOOD, "T", "C2", "no response in common with the form T"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_line(kernel: np.ndarray, form: str, method: str, words: str) -> None:
@@ -263,7 +263,7 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
         published.fit_group([GOOD], ["dx"], "E")
     with pytest.raises(InvalidArgument, match="2 kernels need as many forms, got 1: dx"):
         published.fit_all([GOOD, GOOD], ["dx"], "B")
-    with pytest.raises(InvalidArgument, match="alpha of its own"):
+    with pytest.raises(InvalidArgument, match="its own alpha"):
         published.fit_group([GOOD, published.template("sharpening", (7, 7), 0.5, 0.5)], ["dx", "sharpening"], "D2")
 
 

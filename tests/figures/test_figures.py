@@ -54,7 +54,7 @@ def db(tmp_path_factory) -> Database:
         [file] = (folder("data") / "demo_run").glob(f"*{step}*")
         shutil.copy(file, run)
     shutil.copy(folder("data") / "demo_run" / "run.toml", run)
-    made.ingest("demo", f"run:{run}", jobs=1)
+    made.ingest("demo", f"run:{run}", jobs=1, stem=True, regular=40)
     put(made, "other net", {"conv": random_kernels(40), "small": random_kernels(30, 3, 3)}, dataset="toys", top1=12.5)
     made.import_classifier(NAME)
     made.classify(NAME)
@@ -81,7 +81,7 @@ CASES = {
     "samples": {}, "spectrum": {}, "pca": {"size": "7x7", "count": 300}, "class_layers": {"model": "demo"}, "class_models": {},
     "bands": {}, "total": {"model": "demo"}, "steps": {}, "clustered": {}, "nearest": {"model": "demo"}, "bank": {},
     "filter": {"filter": FILTER}, "greedy": {}, "evaluations": {}, "components": {}, "experiment": {"csv": "replacement.csv"},
-    "similar": {"filter": FILTER, "k": 4},
+    "similar": {"filter": FILTER, "k": 4}, "contrast": {"size": "2x2"},
     "pca in 3-D": {"size": "7x7", "count": 300, "dims": 3, "by": "depth"},
     "pca by model": {"size": "7x7", "count": 100, "by": "model"},
     "total by class": {"classifier": NAME}, "class_layers of several": {"model": "*"}, "bands by model": {"by": "model"},

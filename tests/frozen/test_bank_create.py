@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import put, random_kernels
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -47,6 +47,9 @@ def test_k_means_finds_the_best_of_all_partitions_of_a_few_kernels() -> None:
     assert found == pytest.approx(best, abs=1e-6)
 
 
+@example(4, 4, 10)  # in these three, a centre is as close to its kernels as to their inverses, but for rounding
+@example(53, 3, 6)
+@example(646, 2, 6)
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(6, 40))
 def test_the_answer_of_k_means_hangs_together(seed: int, count: int, n: int) -> None:
     points = unit(random_kernels(n, 3, 3, seed))
@@ -61,7 +64,8 @@ def test_the_answer_of_k_means_hangs_together(seed: int, count: int, n: int) -> 
         own = points[found.cluster == j]
         assert found.cluster[medoid] == j
         assert ((own @ points[medoid]) ** 2).sum() == pytest.approx(float(((own @ own.T) ** 2).sum(axis=1).max()), rel=1e-4)
-        assert (own @ found.centres[j]).sum() >= 0
+        # a float32 inner product of two unit vectors of n taps is off by at most n roundings, and these are len(own) of them
+        assert (own @ found.centres[j]).sum() >= -len(own) * points.shape[1] * np.finfo(np.float32).eps
 
 
 def test_k_means_does_not_see_signs_and_finds_clusters_that_are_there() -> None:
@@ -243,7 +247,7 @@ def test_the_way_must_be_one_and_its_options_its_own(filled: Database) -> None:
     with pytest.raises(BankError, match="ships with filterdb"):
         filled.create_bank("greedy8", kmeans=2, size=7)
     filled.import_classifier("small-nets-7x7")
-    with pytest.raises(InvalidArgument, match="How many codes"):
+    with pytest.raises(InvalidArgument, match="number of codes is missing"):
         filled.create_bank("x", classifier="small-nets-7x7")
 
 

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from real import REFUSED, data, manifest
+from real import REFUSED, data, each, manifest
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -31,7 +31,8 @@ from filterdb.sources import resolve
 GREEDY = banks.load("greedy8")
 PLAN = Plan.of(GREEDY)
 CROPPED = Plan.of(GREEDY, resize="crop")
-NOT_WRITTEN = {*REFUSED, ".tflite"}  # programs of TFLite are read, and there is nothing to write them with
+NOT_WRITTEN = {*REFUSED, "fastvit_food101_192.pth.tar", ".tflite"}
+"""The first holds an argparse.Namespace, which would have to be made to be written again; there is no writer of TFLite."""
 READABLE = [entry for entry in manifest() if not {entry["file"], "." + entry["file"].rpartition(".")[2]} & NOT_WRITTEN]
 
 
@@ -71,7 +72,7 @@ def state(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.
 # real checkpoints
 
 
-@pytest.mark.parametrize("entry", READABLE, ids=lambda entry: entry["file"])
+@each(READABLE)
 def test_a_real_checkpoint_is_frozen_and_reopens(entry: dict[str, Any], tmp_path: Path) -> None:
     source, out = data() / "weights" / entry["file"], tmp_path / entry["file"]
     report = freeze_file(source, out, CROPPED)
@@ -114,10 +115,10 @@ def initializers(model: Any) -> dict[str, Any]:
     return found | {node.output[0]: a.t for node in constants for a in node.attribute if a.name == "value"}
 
 
-@pytest.mark.parametrize("name", sorted(entry["file"] for entry in manifest() if entry not in READABLE))
-def test_a_real_file_that_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
+@each([entry for entry in manifest() if entry not in READABLE])
+def test_a_real_file_that_cannot_be_written_is_one_line(entry: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(FilterdbError) as error:
-        freeze_file(data() / "weights" / name, tmp_path / name, PLAN)
+        freeze_file(data() / "weights" / entry["file"], tmp_path / entry["file"], PLAN)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 

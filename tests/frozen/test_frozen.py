@@ -652,7 +652,7 @@ def test_images_are_asked_for_where_they_are_needed(parquet: str, tmp_path: Path
         ({"repair": "recalibrat", "data": parquet}, 'No repair "recalibrat". Did you mean "recalibrate"'),
         ({"repair": "recalibrate", "data": Images(parquet, limit=2)}, "nothing to recalibrate"),
         ({"repair": "recalibrate", "data": str(tmp_path / "gone.parquet")}, "There is no"),
-        ({"data": parquet}, "Nothing looks at the images"),
+        ({"data": parquet}, "The images of data are not used"),
     ):
         with pytest.raises((InvalidArgument, DataError, NotFound), match=message):
             db.freeze("demo", tmp_path / "x.safetensors", **wrong)

@@ -421,7 +421,7 @@ def test_parts_that_do_not_fit(change: dict[str, Any], message: str) -> None:
 def test_layers_that_cannot_be_frozen() -> None:
     standardised = timm.layers.StdConv2d(4, 4, 3, groups=4)
     network = nn.ModuleDict({"std": standardised, "full": nn.Conv2d(4, 4, 3), "norm": nn.BatchNorm2d(4)})
-    for name, message in (("std", "in its own way"), ("full", "only depthwise"), ("norm", "only Conv2d")):
+    for name, message in (("std", "has its own forward"), ("full", "only depthwise"), ("norm", "only Conv2d")):
         with pytest.raises(InvalidArgument, match=message):
             freeze_layers(network, {name: parts(4)})
     with pytest.raises(NotFound, match='Did you mean "full"'):

@@ -615,7 +615,7 @@ def test_refusals_are_one_line_and_leave_nothing(db, images, tmp_path):
         ((net,), {"search": Search(stop=0)}, InvalidArgument, "1 to 3, got 0"),
         ((net,), {"matching": Matching(layers="four")}, NotFound, 'No depthwise layer "four"'),
         ((net,), {"models": "net"}, InvalidArgument, "one of the two"),
-        ((), {}, InvalidArgument, "Whose kernels"),
+        ((), {}, InvalidArgument, "one of the two"),
         ((), {"models": "net", "objective": "kl", "data": images}, InvalidArgument, "the database has kernels alone"),
         (("timm:convnext_*",), {}, InvalidArgument, "stands for"),
     ]  # fmt: skip
@@ -673,7 +673,7 @@ def test_a_curve_without_an_elbow(tmp_path, here):
     here("bank", "import", tmp_path / "two.npy", db=tmp_path / "filters")
     flags = ("greedy", "demo", "--bank", "two", "--picture", tmp_path / "p.png")
     assert "no elbow" in here(*flags, db=tmp_path / "filters")
-    assert "Say it with --count" in here(*flags, "--name", "x", code=1, db=tmp_path / "filters")
+    assert "Give it with --count" in here(*flags, "--name", "x", code=1, db=tmp_path / "filters")
 
 
 def test_a_real_network_on_real_photographs(tmp_path):

@@ -311,7 +311,7 @@ def test_bad_sources_are_told_in_one_line(tmp_path: Path):
         ((tmp_path / "resnet.pth",), {}, InvalidArgument, "does not say its architecture"),
         ((tmp_path / "shape.pth",), {"architecture": SMALL}, SourceError, r"stem\.0\.weight is \(9, 3, 4, 4\) where"),
         ((tmp_path / "nothing.pth",), {"architecture": SMALL}, SourceError, "holds no tensors"),
-        ((tmp_path / "code.pth",), {"architecture": SMALL}, SourceError, "nothing was executed"),
+        ((tmp_path / "code.pth",), {"architecture": SMALL}, SourceError, "holds no tensors"),
         ((tmp_path / "net.onnx",), {"architecture": SMALL}, SourceError, "is an ONNX program"),
         ((tmp_path / "gone.pth",), {}, SourceError, "There is no file"), ((tmp_path,), {}, SourceError, "is a folder"),
         (("dmo",), {}, NotFound, 'Did you mean "demo"'), (("small_nets",), {}, InvalidArgument, "is not one checkpoint file"),

@@ -99,9 +99,9 @@ class Evil:
 def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"a.weight": torch.zeros(8, 1, 3, 3), "x": Evil()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
-    refused(Path("evil.pth"), "needs code", "mkdir")
+    assert len(read(Path("evil.pth"))) == 1
     Path("plain.bin").write_bytes(pickle.dumps(Evil()))
-    refused(Path("plain.bin"), "nothing was executed")
+    refused(Path("plain.bin"), "no tensors")
     assert not Path("evil").exists()
 
 
@@ -119,8 +119,6 @@ def test_other_contents(tmp_path: Path) -> None:
     around |= {"again": around, "model": around}
     torch.save(around, tmp_path / "around.pth")
     assert len(read(tmp_path / "around.pth")) == 1
-    torch.jit.save(torch.jit.script(torch.nn.Conv2d(8, 8, 3, groups=8)), tmp_path / "script.pt")
-    refused(tmp_path / "script.pt", "TorchScript")
 
 
 def test_zips_that_are_no_checkpoints(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from real import REFUSED, data, manifest
+from real import REFUSED, data, each, manifest
 
 from filterdb.errors import SourceError
 from filterdb.sources import resolve
@@ -38,7 +39,8 @@ def arrays(path: Path) -> list[np.ndarray]:
             return [held.numpy()] if held.ndim == 4 and held.is_floating_point() else []
         return [array for inner in held.values() for array in walk(inner)] if isinstance(held, dict) else []
 
-    return walk(torch.load(path, map_location="cpu", weights_only=True))
+    with torch.serialization.safe_globals([Namespace]):
+        return walk(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def real_constants(path: Path) -> list[np.ndarray]:
@@ -55,7 +57,7 @@ def real_constants(path: Path) -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("entry", manifest(), ids=lambda entry: entry["file"])
+@each(manifest())
 def test_a_real_file(entry: dict[str, Any]) -> None:
     path = data() / "weights" / entry["file"]
     reason = REFUSED.get(path.suffix) or REFUSED.get(path.name)

@@ -162,11 +162,12 @@ def traces(db: Database) -> list[str]:
     return staged + [path for one in (db._models, db._fields.descriptors.collection) for path in one._unnamed()]
 
 
-def test_after_a_kill_at_any_of_100_random_moments_the_database_verifies_and_the_next_write_cleans_up(db):
+@pytest.mark.parametrize("kills", [30, pytest.param(100, marks=pytest.mark.slow)])
+def test_after_a_kill_at_a_random_moment_the_database_verifies_and_the_next_write_cleans_up(db, kills):
     rng = random.Random(0)
     put(db, "bystander", {"conv": random_kernels(4)})
     noted = dict.fromkeys(["models", "descriptors"], 0)
-    for _ in range(100):
+    for _ in range(kills):
         process = writer.start(db.path, 5, rounds=10_000)
         time.sleep(rng.uniform(0.0, 0.12))
         process.kill()
@@ -188,7 +189,7 @@ def test_after_a_kill_at_any_of_100_random_moments_the_database_verifies_and_the
             assert traces(db) == []
             assert db.verify().leftovers == []
             assert len(pl.scan_delta(str(db.path / "filters")).select("model").collect()) == 14
-    assert noted["models"] > 20, "the kills must hit writers at work"
+    assert noted["models"] > kills / 5, "the kills must hit writers at work"
     assert noted["descriptors"] > 0
 
 

@@ -1,1 +1,1 @@
-"""The pages, one in a file: each is a function of the desk and a request."""
+"""The pages, one in each file. Each is a function of the desk and a request."""

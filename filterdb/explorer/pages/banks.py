@@ -1,4 +1,4 @@
-"""All banks, and a bank's page: its templates and who matches them."""
+"""All banks, and a bank's page: its templates and the kernels that match them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def page(desk: Desk, request: Request) -> Response:
 
 
 def _matched(desk: Desk, bank: Bank) -> dict[str, Matched]:
-    """Who matches each template, in one pass over the kernels of its size that holds only the best."""
+    """The kernels that match each template, in one pass that keeps only the best."""
     found = {name: Matched() for name in bank.names}
     for batch in desk.db.nearest_batches(bank):
         template, similarity = batch["template"], batch["similarity"].to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Two models side by side: sizes, words, classes, and how far their kernels are apart."""
+"""Two models side by side: sizes, words, classes, and the shift between their kernels."""
 
 from __future__ import annotations
 

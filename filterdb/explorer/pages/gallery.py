@@ -19,9 +19,9 @@ TITLES = {
     "dead": "Dead",
 }  # fmt: skip
 FIRST = 8
-"""Values of a facet that are seen at once."""
+"""Values of a facet that are visible at first."""
 MOST = 60
-"""Values of a facet with more are found by writing."""
+"""Maximum number of values in the list of a facet."""
 
 
 def page(desk: Desk, request: Request) -> Response:

@@ -20,7 +20,7 @@ from filterdb.kernels import heat_map
 STEPS = 250
 """Decoded kernels that can be seen by moving over the curve."""
 STRIP = 24
-"""Decoded kernels that stand below it."""
+"""Decoded kernels below the curve."""
 NEAREST = 48
 
 
@@ -57,7 +57,7 @@ def page(desk: Desk, request: Request) -> Response:
 
 @dataclass(frozen=True)
 class Curve:
-    """A classifier, and what its codes stand for."""
+    """A classifier and its decoded codes."""
 
     made: Classifier
     codes: NDArray[np.float64]

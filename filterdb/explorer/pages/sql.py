@@ -1,4 +1,4 @@
-"""The SQL box: a statement or a named question, its rows as a table or as kernels, and as a file."""
+"""The SQL box: a statement or a named query, its rows as a table or as kernels, and as a file."""
 
 from __future__ import annotations
 

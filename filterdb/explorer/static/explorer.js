@@ -21,7 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const say = (theme) => {
     const word = { auto: "Auto", light: "Light", dark: "Dark" }[theme];
     button.querySelector("span").textContent = word;
-    button.setAttribute("aria-label", theme === "auto" ? "Colours: as the system has them" : `Colours: ${theme}`);
+    button.setAttribute("aria-label", theme === "auto" ? "Colours: system setting" : `Colours: ${theme}`);
   };
   button.hidden = false;
   say(stored());

@@ -1,6 +1,6 @@
 """Receptive fields: kernels fitted with scale-space models.
 
-``families`` says what there is to fit, ``solve`` searches, ``fit`` compares the families, and ``published`` has the methods of
+``families`` defines the models, ``solve`` fits them, ``fit`` compares the families, and ``published`` has the methods of
 the paper on the eight learned filters.
 """
 

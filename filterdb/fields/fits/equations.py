@@ -1,6 +1,6 @@
 """The normal equations of a form for many kernels at once: coefficients, what they explain, and how the scales change that.
 
-Functions of unlike parity have no inner product, so the equations of a jet fall apart into small blocks. Inner products of
+Functions of unlike parity have no inner product, so the equations of a jet split into small blocks. Inner products of
 separable functions are products of those along x and along y. The last axis of every tensor is the kernels'.
 """
 
@@ -19,7 +19,7 @@ RIDGE = {torch.float64: 1e-11, torch.float32: 1e-6}
 
 @dataclass
 class Point:
-    """What is known of n kernels at their scales: how much is explained, by what, and where it gets better."""
+    """The state of n fits at given scales: the explained share, the coefficients, and derivatives by the scales."""
 
     rho2: Tensor
     """(n,) share of the centred unit kernel that the span of the centred basis explains."""

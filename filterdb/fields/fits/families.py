@@ -1,4 +1,4 @@
-"""The models that a kernel can be fitted with: what each is made of, and how many numbers it costs.
+"""The models that kernels are fitted with: their terms and their numbers of parameters.
 
 A form is a sum of products of one function of x and one of y, at one or two pairs of scales. Its coefficients enter linearly, so
 least squares gives them in closed form, and only the scales are searched. A family is one or more forms of equal cost: all first
@@ -64,7 +64,7 @@ class Family:
 
     @property
     def parameters(self) -> int:
-        """Numbers that the criterion charges for: scales, coefficients and the offset."""
+        """Parameters that the criterion counts: scales, coefficients and the offset."""
         return self.forms[0].searched + self.forms[0].coefficients + 1
 
 
@@ -118,14 +118,14 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def meaningless(family: Family, kernel_h: int, kernel_w: int) -> str | None:
-    """Why a family says nothing about kernels of a size; None if it does."""
+    """Why a family cannot be fitted to kernels of a size; None if it can."""
     size = f"{kernel_h}x{kernel_w}"
     if kernel_h % 2 == 0 or kernel_w % 2 == 0:
         return f"an even size has no centre pixel ({size})"
     if min(kernel_h, kernel_w) < 3:
         return f"a strip has no second dimension to scale in ({size})"
     if family.parameters > kernel_h * kernel_w - 2:
-        return f"{family.parameters} parameters for {kernel_h * kernel_w} taps fit anything ({size})"
+        return f"{family.parameters} parameters are too many for {kernel_h * kernel_w} taps ({size})"
     return None
 
 

@@ -46,7 +46,7 @@ def fit(kernels: NDArray[np.floating], families: Sequence[str] | None = None, *,
     Args:
         kernels: (n, kernel_h, kernel_w) raw weights, both sizes odd, none dead.
         families: names in ``FAMILIES``; all that have a meaning at that size by default.
-        device: torch's; by default the GPU where there is one.
+        device: torch device; by default the GPU if there is one.
 
     Raises:
         NotFound, InvalidArgument: a family that is unknown, or has no meaning for the size.

@@ -138,7 +138,7 @@ def _amplitude(h: Kernel, signal: Kernel, form: str) -> float:
     """A kernel's response to a signal; one that does not respond has no amplitude as that form."""
     response = float((signal * h).sum())
     if abs(response) < NO_RESPONSE * np.abs(signal * h).sum():
-        raise InvalidArgument(f"A kernel does not answer at all to what {form} answers to. Give it another form.")
+        raise InvalidArgument(f"A kernel has no response in common with the form {form}. Give it another form.")
     return response
 
 
@@ -165,7 +165,7 @@ def fit_group(kernels: Sequence[NDArray[np.floating]], forms: Sequence[str], met
         sigmas = [sigma for one in fit_all(kernels, forms, method) for sigma in (one.sigma_x, one.sigma_y)]
         return float(np.exp(np.log(sigmas).mean()))
     if "sharpening" in forms:
-        raise InvalidArgument("The sharpening model has an alpha of its own: leave it out of a group.")
+        raise InvalidArgument("The sharpening model has its own alpha. Exclude it from a group.")
     scaled = [normalised(kernel, form) for kernel, form in zip(kernels, forms, strict=True)]
 
     def error(p: Sequence[float]) -> float:

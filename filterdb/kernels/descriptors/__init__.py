@@ -1,4 +1,4 @@
-"""Descriptors: what each kernel does to a signal, in numbers and in the words of signal processing, from its raw weights.
+"""Descriptors: the effect of each kernel on a signal, in numbers and in signal-processing words, from its raw weights.
 
 ``describe`` gives the columns of COLUMNS. Raw means never centred: centring would set the gain at DC to 0 even for a smoother.
 A kernel's row depends on no other kernel. Conventions are those of ``filterdb.scale_space``: torch correlation weights, row 0 on
@@ -29,7 +29,7 @@ from filterdb.kernels.descriptors.words import BANDS, choose_words
 __all__ = ["BANDS", "COLUMNS", "SPREAD_OPERATORS", "VERSION", "describe", "frequency_response"]
 
 VERSION = 1
-"""Of the rules and definitions; raised whenever one changes, so that stored descriptors can be told to be stale."""
+"""Version of the rules and definitions. Raise it whenever one changes, so that stale descriptors are recognised."""
 
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
@@ -78,7 +78,7 @@ _NAMES = {
 def describe(kernels: ArrayLike) -> dict[str, np.ma.MaskedArray]:
     """The descriptors of kernels (n, kernel_h, kernel_w), of any size and finite: each column of COLUMNS as (n,).
 
-    A masked entry is a null, a number or word that has no meaning for that kernel; ``pyarrow.array`` takes the columns as they
+    A masked entry is a null, a number or word that is undefined for that kernel; ``pyarrow.array`` takes the columns as they
     are, given the type. An all-zero kernel is null but for its ``reason``. Other nulls are ``orientation`` of a spectrum
     without an axis, ``derivative_order`` of what is no derivative, ``direction`` of that and of the isotropic, and the weighted
     spread, for which ``reason`` says why. No entry is NaN or infinite.

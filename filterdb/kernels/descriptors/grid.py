@@ -1,4 +1,4 @@
-"""Taps and frequencies: where the taps of a kernel lie, its gain |H|² on a grid, and exact integrals over that gain.
+"""Taps and frequencies: the positions of the taps, the gain |H|² on a grid, and exact integrals over it.
 
 H(u, v) = sum_p h(p) exp(2 pi i (u x + v y)) is what the layer, which correlates, multiplies the wave exp(2 pi i (u x + v y)) by.
 u, v are in cycles/px, x points right, y UP, and the origin is the centre of the array, between taps where a size is even.
@@ -82,7 +82,7 @@ class Integrals:
 
 @dataclass(frozen=True)
 class Grid:
-    """What |H|² of one kernel size needs, made once. Frequencies are those of ``numpy.fft.rfft2``, DC first."""
+    """The matrices for |H|² of one kernel size, computed once. Frequencies are those of ``numpy.fft.rfft2``, DC first."""
 
     shape: tuple[int, int]
     """Samples along v and u of the whole square."""
@@ -157,7 +157,7 @@ def _samples(size: int) -> int:
 
 
 def _lag_weights(kernel_h: int, kernel_w: int) -> list[Floats]:
-    """For each of the Integrals, its weight on every lag of the autocorrelation: (2 kernel_h - 1, 2 kernel_w - 1), lag 0 amid.
+    """For each of the Integrals, its weight on every lag of the autocorrelation: (2 kernel_h - 1, 2 kernel_w - 1), lag 0 central.
 
     The weight of a lag d is the integral of w(u) cos(2 pi u·d), by Gauss-Legendre quadrature to rounding.
     """
@@ -212,7 +212,7 @@ def _at_lags(u: Floats, v: Floats, weight: Floats, kernel_h: int, kernel_w: int,
 
 
 def frequency_response(kernel: ArrayLike, n: int = 64) -> NDArray[np.complex128]:
-    """H (n, n) of one kernel (kernel_h, kernel_w), for pictures: DC amid, u rising to the right, v rising UP.
+    """H (n, n) of one kernel (kernel_h, kernel_w), for pictures: DC in the middle, u rising to the right, v rising UP.
 
     Column j is u = (j - n // 2) / n cycles/px and row i is v = (n - 1 - n // 2 - i) / n: the order of ``numpy.fft.fftshift``,
     with the rows turned over. The origin of the phase is the array's centre, so a kernel even about it has a real response.

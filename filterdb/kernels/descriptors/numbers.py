@@ -25,7 +25,7 @@ HALF_SHIFTS = ((0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5), (0.5, 0.5), (-0
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What |H|² says, each (n,). Powers are in the units of f²."""
+    """Numbers from |H|², each (n,). Powers are in the units of f²."""
 
     dc_ratio: Floats
     """sum f / sum |f|."""

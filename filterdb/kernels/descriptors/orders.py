@@ -1,8 +1,8 @@
-"""Derivative evidence: does a kernel weigh one side against the other, or its middle against both sides?
+"""Evidence for derivatives: the contrast of one side with the other, or of the middle with both sides.
 
-A derivative of order k has moments that vanish below k and not at k. The raw moments of a trained kernel are ruled by its
-outermost taps, which are mostly noise; so the evidence counts each tap by h|h|, its energy with its sign: a tap of a tenth counts
-a hundredth. The directions are those of the raw moments, whose meaning is exact: the response to a ramp and to a parabola.
+A derivative of order k has moments that vanish below k and not at k. The raw moments of a trained kernel are dominated by its
+outermost taps, which are mostly noise. The evidence therefore weights each tap by h|h|, its signed energy: a tap of .1 counts
+.01. The directions are those of the raw moments, which have an exact meaning: the response to a ramp and to a parabola.
 Moments are taken about the centre of energy, sum p h² / sum h², so a kernel may be shifted within its array.
 """
 

@@ -1,4 +1,4 @@
-"""Where a kernel's weight lies and how far it spreads: M and V, plain and weighted as in arXiv 2509.12746.
+"""Position and spread of a kernel's weights: M and V, plain and weighted as in arXiv 2509.12746.
 
 M = sum p |h| / sum |h| and V = sum p p' |h| / sum |h| - M M', px and px², x right, y up, origin at the array's centre. For its
 fits the paper multiplies |h| by |D T|, the template of the kernel's kind at sigma = 1 px, so that noise far out does not count.

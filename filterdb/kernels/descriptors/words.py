@@ -1,12 +1,12 @@
-"""The words of signal processing, by rules with named thresholds.
+"""Signal-processing words, by rules with named thresholds.
 
 A rule is a conjunction of conditions, each a number against a threshold. The margin of a condition is its distance to the
 threshold over a width given with it, 1 at most; the margin of a rule is that of its worst condition. The kernel's word is the one
 with the greatest margin, and that margin is its confidence: 0 at a threshold, 1 a whole width or more inside of all. With no
-positive margin the word is "other", and its confidence says how far the nearest word is.
+positive margin the word is "other", and its confidence is the distance to the nearest word.
 
 No rule changes when a kernel is multiplied by a number, mirrored or turned by 90 degrees, nor when it is padded with zeros (to
-8 px; the gain of larger kernels is sampled more finely, and a strip that is padded is one no more).
+8 px: the gain of larger kernels is sampled more finely, and a padded strip is no longer a strip).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _margins(f: Floats, spectrum: Spectrum, orders: Orders) -> list[Floats]:
         ),
         # DC is stopped and all from the mid band on is passed about equally, or Nyquist stands out.
         _all(stopped, -first, _any(_all(-dc_passed, flat), _all(-second, alternating))),
-        # The gain falls on both sides of a peak amid, and not because the kernel is a first or a mixed derivative.
+        # The gain falls on both sides of a peak in the middle, and not because the kernel is a first or a mixed derivative.
         _all(_above(-leak, HALF_POWER, HALF_AMPLITUDE), falling, -first, -mixed),
         # DC is stopped, and the first or else the second moments have the derivative's signs, the gain rising as it does.
         _all(stopped, _any(first, _all(second, -dc_passed, _any(mixed, _all(-falling, -flat))))),

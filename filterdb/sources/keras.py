@@ -57,7 +57,7 @@ def open_keras(
     path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
 ) -> Model:
     """The depthwise layers of a Keras file: DepthwiseConv2D, SeparableConv2D by half, Conv2D with a group for each channel."""
-    found = Finder(what, options.pointwise)
+    found = Finder(what, options)
     with opened(path, what) as file:
         stored = _Stored(file.datasets)
         if file.config is not None:
@@ -71,7 +71,7 @@ def open_keras(
                     _offer_shape(label, dataset, file, found)
             found.notes.append(WEIGHTS_ONLY)
     found.finish()
-    return found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
+    return found.model(name, facts=facts, size=path.stat().st_size, progress=progress)
 
 
 def _parsed(config: Any, what: str) -> Mapping[str, Any]:
@@ -122,12 +122,18 @@ def _offer_spec(spec: _Spec, stored: _Stored, file: Hdf5, found: Finder) -> None
     if spec.kind in ("DepthwiseConv1D", "SeparableConv1D"):
         found.skip(ONE_DIMENSIONAL, spec.name)
         return
-    grouped = spec.kind in ("Conv2D", "Convolution2D") and isinstance(groups, int) and groups > 1
-    if spec.kind not in DEPTHWISE and not grouped:
+    ordinary = spec.kind in ("Conv2D", "Convolution2D")
+    grouped = ordinary and isinstance(groups, int) and groups > 1
+    if spec.kind not in DEPTHWISE and not grouped and not (ordinary and found.options.ordinary):
         return
     dataset = stored.of(spec)
     if dataset is None:
         found.skip(ABSENT, spec.name)
+        return
+    if ordinary and (not grouped or dataset.shape[2] > 1):
+        if dataset.real:
+            rows, columns, inputs, outputs = dataset.shape
+            found.offer_ordinary(spec.name, (outputs, inputs, rows, columns), lambda: _dense(dataset, file))
         return
     try:
         layer = Layer(
@@ -168,6 +174,12 @@ def _weight(dataset: Dataset, file: Hdf5) -> Weight:
     """The kernels, read at once: they are little, and the file need not stay open."""
     array = file.numbers(dataset)
     return Weight(partial(_channels_first, array), 8 * array.dtype.itemsize)
+
+
+def _dense(dataset: Dataset, file: Hdf5) -> Weight:
+    """The weights of a Conv2D: (kh, kw, in, out) to (out, in, kh, kw)."""
+    array = file.numbers(dataset)
+    return Weight(lambda: np.transpose(array, (3, 2, 0, 1)), 8 * array.dtype.itemsize)
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:

@@ -71,7 +71,7 @@ def read_onnx(path: Path, what: str, options: Options) -> OnnxFile:
     if not model.graph.node:
         raise SourceError(f"{what} is not an ONNX file, or one without a graph. Fetch it again.")
 
-    found = Finder(what, options.pointwise)
+    found = Finder(what, options)
     no_scale: list[str] = []
     for number, node in enumerate(model.graph.node):
         if node.op_type not in OPERATORS:
@@ -93,7 +93,7 @@ def open_onnx(
 ) -> Model:
     """The depthwise layers of an ONNX file, in the order of its nodes."""
     file = read_onnx(path, what, options)
-    model = file.found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
+    model = file.found.model(name, facts=facts, size=path.stat().st_size, progress=progress)
     if facts.bytes_read is not None:
         leaves = [weight.leaf for weight in file.found.weights if weight.leaf is not None]
         model.facts = replace(model.facts, bytes_read=facts.bytes_read + file.values.external_bytes(leaves))
@@ -112,35 +112,41 @@ class _Weights:
 
 
 def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
-    """Offer a node's layer, if it is depthwise."""
+    """Offer a node's layer, if it is depthwise; and if it is an ordinary one that is asked for."""
     attributes = _attributes(node)
     groups = attributes.get("group", 1)
-    if not isinstance(groups, int) or groups < 2 or len(node.input) < 2:
+    transposed = node.op_type == "ConvTranspose"
+    least = 1 if found.options.ordinary and not transposed else 2
+    if not isinstance(groups, int) or groups < least or len(node.input) < 2:
         return
     try:
         weights = _of_integers(node, values) if node.op_type in INTEGER else _of_reals(node.input[1], values)
     except NotConstant as reason:
         found.skip(str(reason), label)
         return
-    shape, transposed = weights.shape, node.op_type == "ConvTranspose"
+    shape = weights.shape
     if len(shape) != 4 or shape[0] % groups or (transposed and shape[0] != groups):
         return
-    if shape[1] != 1:  # grouped, and not depthwise
-        if transposed:
-            found.skip(TRANSPOSED, label)
-        return
-    if weights.weight.bits == 0:
+    if (shape[1] != 1 or groups == 1) and not transposed:
+        if weights.weight.bits:
+            found.offer_ordinary(_name(node, weights, label), shape, lambda: weights.weight)
+    elif shape[1] != 1:
+        found.skip(TRANSPOSED, label)
+    elif weights.weight.bits == 0:
         found.skip(NOT_FLOAT, label)
-        return
+    else:
+        layer = _layer(_name(node, weights, label), shape, groups, attributes, found.what)
+        layer = replace(layer, kind="transposed") if transposed else layer
+        found.offer(layer, label, weights.place, lambda: weights.weight)
+
+
+def _name(node: Any, weights: _Weights, label: str) -> str:
+    """The module whose weights these are, where their name says it, else the node."""
     # onnxruntime's quantiser appends to names: without that, a network has the same layers before and after
     stored = _text(weights.name).removesuffix("_quantized")
     module = _WEIGHT.sub("", stored)
     name = module if module != stored else label
-    name = name.removesuffix("_quant") if node.op_type in INTEGER else name
-    layer = _layer(name, shape, groups, attributes, found.what)
-    if transposed:
-        layer = replace(layer, kind="transposed")
-    found.offer(layer, label, weights.place, lambda: weights.weight)
+    return name.removesuffix("_quant") if node.op_type in INTEGER else name
 
 
 def _of_reals(name: str, values: Values) -> _Weights:

@@ -129,6 +129,17 @@ def test_a_keras_file(tmp_path: Path, names: Mapping[str, str]) -> None:
     assert (model.notes, model.facts.quantised) == ([], False)
 
 
+def test_ordinary_convolutions_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    model, _ = read(path := archive(tmp_path / "net.keras", weights(ARRAYS)), regular=5, stem=True)
+    assert model.layers == WANTED
+    assert [(layer.name, layer.kind, layer.out_channels, layer.in_channels) for layer in model.regular] == [
+        ("dense", "stem", 24, 24)
+    ]
+    (array,) = model.read_regular()
+    np.testing.assert_array_equal(array, ARRAYS["layers/conv2d_1/vars/0"].transpose(3, 2, 0, 1))
+    assert read(path)[0].regular == []
+
+
 def test_the_folder_that_keras_2_called_otherwise(tmp_path: Path) -> None:
     before = {path.replace("layers/", "_layer_checkpoint_dependencies\\"): array for path, array in ARRAYS.items()}
     before = {path.replace("\\", "/"): array for path, array in before.items()}

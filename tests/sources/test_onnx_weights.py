@@ -250,6 +250,28 @@ def test_the_kernel_of_a_transposed_convolution_is_what_a_pixel_adds(tmp_path: P
     np.testing.assert_array_equal(kernels["up"], drawn)
 
 
+# -- ordinary convolutions ----------------------------------------------------------------------------------------------------
+
+
+def test_ordinary_convolutions_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    image, dense, half = random(6, 3, 3, 3), random(4, 6, 5, 5), random(6, 2, 3, 3).astype(np.float16)
+    nodes = [
+        conv("stem.weight", 1, "a"), conv("dense", 1, "b"), conv("one", 1, "c"), conv("grey", 1, "d"),
+        node("Cast", ["half"], "f", to=1), conv("f", 3, "e"), conv("w", 8, "g"),
+    ]  # fmt: skip
+    weights = {"stem.weight": image, "dense": dense, "one": random(4, 4, 1, 1), "grey": random(4, 1, 3, 3), "half": half, "w": W}
+    path = save(tmp_path / "x.onnx", nodes, weights)
+    model, kernels = read(path, stem=True, regular=10)
+    assert list(kernels) == ["g"]
+    assert [(layer.name, layer.kind, layer.out_channels, layer.in_channels) for layer in model.regular] == [
+        ("stem", "stem", 6, 3), ("b", "regular", 4, 6), ("e", "regular", 6, 2),
+    ]  # fmt: skip
+    for one, array in zip(model.read_regular(), [image, dense, half.astype(np.float32)], strict=True):
+        np.testing.assert_array_equal(one, array)
+    assert [layer.kind for layer in read(path, stem=True)[0].regular] == ["stem"]
+    assert read(path)[0].regular == []
+
+
 # -- external data ------------------------------------------------------------------------------------------------------------
 
 

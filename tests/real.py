@@ -33,7 +33,3 @@ def each(entries: list[dict[str, Any]]) -> pytest.MarkDecorator:
     """Run a test with each of these entries as ``entry``; where there are none, one test that skips and says why."""
     absent = pytest.param({"file": "absent"}, marks=pytest.mark.skip(reason=ABSENT))
     return pytest.mark.parametrize("entry", entries or [absent], ids=lambda entry: entry["file"])
-
-
-REFUSED: dict[str, str] = {}
-"""Suffixes and names of real files that are refused, with a word of the reason: none today."""

@@ -28,8 +28,9 @@ KEYWORDS = 10
 LOOSE = 6
 """Modules at the top of the package, at most: everything else is in a room."""
 HEAVY = {
-    "torch", "timm", "torchvision", "faiss", "matplotlib", "scipy", "sklearn", "onnx", "tflite", "h5py", "huggingface_hub",
-    "safetensors", "starlette", "uvicorn",
+    "torch", "timm", "torchvision", "faiss", "matplotlib", "scipy", "sklearn", "onnx", "tflite", "h5py",
+    "huggingface_hub", "safetensors",
+    "starlette", "uvicorn",
 }  # fmt: skip
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "_share" not in path.parts)
 

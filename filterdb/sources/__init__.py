@@ -3,8 +3,8 @@
     timm:NAME[.TAG]  timm:convnextv2_*       timm's pretrained models, and globs over them
     hf:OWNER/NAME[@REVISION][/FILE]          a repository on the Hugging Face hub, or one file of it
     torchvision:NAME[.WEIGHTS]               torchvision's pretrained models
-    a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .pt2, .onnx, .tflite, .keras, .h5,
-                                             the .index.json of a sharded checkpoint or the folder that has one
+    a path                                   .safetensors, .pth, .pt, .bin, .tar, .ckpt, .pt2, .onnx, .tflite, .keras, .h5, the
+                                             .index.json of a sharded checkpoint or the folder that has one
     run:FOLDER                               the checkpoints of a training run, each a model RUN@STEP
     a recipe's name, or your own .toml    a list of sources with their facts
     an nn.Module                             a network in memory (in Python)

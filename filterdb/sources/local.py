@@ -18,9 +18,7 @@ from filterdb.sources.sharded import SUFFIX as INDEX
 from filterdb.sources.sharded import ShardedCheckpoint
 from filterdb.store.schema import Model, ModelFacts
 
-SUFFIXES = (
-    ".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pt2", ".onnx", ".tflite", ".keras", ".h5", ".hdf5",
-)  # fmt: skip
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".pt2", ".onnx", ".tflite", ".keras", ".h5", ".hdf5")
 PROGRAMS = {"onnx": "an ONNX program", "tflite": "a TensorFlow Lite program", "keras": "a Keras model"}
 """Kinds of files that hold a network of their own framework."""
 HASH_LIMIT = 256 * 2**20
@@ -48,7 +46,7 @@ def stem(path: Path) -> str:
 
 
 def kind_of(path: Path, what: str) -> str:
-    """One of safetensors, torch, index (of a sharded checkpoint), onnx, tflite and keras; refuses everything else by name."""
+    """One of safetensors, torch, onnx, tflite, keras and index (of a sharded checkpoint); refuses everything else by name."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -113,7 +113,7 @@ class _Weights:
 
 def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
     """Offer a node's layer, if it is depthwise; and if it is an ordinary one that is asked for."""
-    attributes = _attributes(node)
+    attributes = _attributes(node, label, found.what)
     groups = attributes.get("group", 1)
     transposed = node.op_type == "ConvTranspose"
     least = 1 if found.options.ordinary and not transposed else 2
@@ -166,6 +166,8 @@ def _of_reals(name: str, values: Values) -> _Weights:
 def _of_integers(node: Any, values: Values) -> _Weights:
     """Weights of a node that takes integers: their zero points, and in QLinearConv their scales, are inputs beside them."""
     names = dict(zip(INTEGER[node.op_type], node.input, strict=False))
+    if "weight" not in names or ("scale" in INTEGER[node.op_type] and "scale" not in names):
+        raise NotConstant("inputs of the operator are missing")
     stored = values.array(names["weight"])
     if stored.dtype.kind not in "iu":
         raise NotConstant("weights are not the integers that the operator takes")
@@ -187,10 +189,15 @@ def _text(name: str | bytes) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
-def _attributes(node: Any) -> dict[str, Any]:
+def _attributes(node: Any, label: str, what: str) -> dict[str, Any]:
     from onnx import helper
 
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    try:
+        return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    except ValueError as error:  # a type that onnx does not know
+        raise SourceError(
+            f"{what}: the attributes of {label} make no sense ({one_line(error)}). Fetch the file again."
+        ) from error
 
 
 def _layer(name: str, shape: tuple[int, ...], groups: int, attributes: dict[str, Any], what: str) -> Layer:

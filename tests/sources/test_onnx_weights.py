@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub import connected, serve
 from test_sources_onnx import conv, random, read, save
 
 from filterdb import Database
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
-from filterdb.sources import onnx_values
+from filterdb.sources import onnx_values, resolve
 from filterdb.sources.layers import SHARED, TRANSPOSED
 from filterdb.store import schema
 
@@ -97,6 +98,23 @@ def test_a_network_quantised_with_operators_of_integers(tmp_path: Path) -> None:
     assert model.layers[0].stride == (2, 2)
     assert model.facts.quantised
     assert model.notes == ["integers without a scale (ConvInteger), stored less their zero point: b, c"]
+
+
+def test_operators_of_integers_whose_inputs_are_missing(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("QLinearConv", ["x", "one", "zero"], ["a"], name="a", group=8),
+        helper.make_node("QLinearConv", ["x", "one", "zero", "q"], ["b"], name="b", group=8),
+        helper.make_node("ConvInteger", ["x", "w"], ["c"], name="c", group=8), conv("w", 8, "d"),
+    ]  # fmt: skip
+    model, kernels = read(save(tmp_path / "x.onnx", nodes, {"q": W.astype(np.int8), "w": W, "one": np.float32(1)}))
+    assert list(kernels) == ["d"]
+    assert [names for skipped in model.skipped for names in skipped.names] == ["a", "b", "c"]
+
+
+def test_attributes_that_make_no_sense(tmp_path: Path) -> None:
+    for change in ({"strides": [1]}, {"pads": [1, 2]}, {"strides": 3}, {"auto_pad": 4}):
+        with pytest.raises(SourceError, match="attributes of d make no sense"):
+            read(save(tmp_path / "x.onnx", [conv("w", 8, "d", **change)], {"w": W}))
 
 
 def test_onnxruntimes_own_domain(tmp_path: Path) -> None:
@@ -324,6 +342,20 @@ def test_the_hubs_cache_is_links_into_one_folder(tmp_path: Path) -> None:
         os.symlink(f"../../blobs/{name}-hash", snapshot / name)
     assert not real.exists()
     np.testing.assert_array_equal(read(snapshot / "x.onnx")[1]["c"], W[:, 0])
+
+
+def test_a_hub_gives_the_files_beside_a_program(tmp_path: Path) -> None:
+    path = external(tmp_path / "made")
+    files = {"onnx/model.onnx": path.read_bytes(), "onnx/x.bin": (path.parent / "x.bin").read_bytes()}
+    outside = external(tmp_path / "made", "../x.bin").read_bytes()
+    with serve({"me/net": files, "me/bad": {"model.onnx": outside, "x.bin": b""}}) as hub, connected(hub, tmp_path / "cache"):
+        for _ in range(2):  # from the hub, then from the cache
+            (pending,) = resolve("hf:me/net/onnx/model.onnx")
+            with pending.open(None) as model:
+                (kernels,) = model.read()
+            np.testing.assert_array_equal(kernels, W[:, 0])
+        with pytest.raises(SourceError, match="outside its own folder"), resolve("hf:me/bad/model.onnx")[0].open(None) as model:
+            list(model.read())
 
 
 def test_external_data_that_is_not_there_or_too_short(tmp_path: Path) -> None:

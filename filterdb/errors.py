@@ -81,3 +81,14 @@ def not_found(kind: str, name: str, known: Iterable[str], *, advice: str = "", m
     else:
         text += " There are none."
     return NotFound(f"{text} {advice}".strip())
+
+
+def one_line(name: object, most: int = 80) -> str:
+    r"""A name from a file, such as an error can show it: without line breaks and other control characters, and not too long.
+
+    >>> one_line("a\nb"), one_line("x" * 100, 3)
+    ('a\\nb', 'xxx…')
+    """
+    text = str(name)
+    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text[:most])
+    return shown + "…" * (len(text) > most)

@@ -22,7 +22,7 @@ from filterdb.banks.files import Table, read_table, write_table
 from filterdb.errors import BankError, FilterdbError, InvalidArgument, not_found
 from filterdb.kernels import centred_unit, heat_map
 from filterdb.kernels.scale_space import Jet, cross, discrete_gaussian
-from filterdb.kernels.sizes import Pair, parse_size, size_name
+from filterdb.kernels.sizes import Pair, Rows, parse_size, size_name, size_of
 from filterdb.share import folder
 
 
@@ -38,7 +38,8 @@ class Bank:
     names: list[str]
     """One unique name for each template."""
     templates: NDArray[np.float32]
-    """(m, kernel_h, kernel_w), read-only. Any mean and length: only the direction after centring counts."""
+    """(m, kernel_h, kernel_w), or (m, kernel_d, kernel_h, kernel_w), read-only. Any mean and length: only the direction after
+    centring counts."""
     labels: list[str]
     """A description of each template; by default its name."""
     citation: str
@@ -73,15 +74,16 @@ class Bank:
     def _repr_html_(self) -> str:
         """In notebooks: the templates with their names."""
         title = f"{self.name}: {len(self)} template{'s'[: len(self) != 1]} of {self.size}"
-        return heat_map.html([one - one.mean() for one in self.templates], self.names, title)
+        sheets = [one.reshape(-1, one.shape[-1]) - one.mean() for one in self.templates]
+        return heat_map.html(sheets, self.names, title)
 
     @property
     def kernel_h(self) -> int:
-        return int(self.templates.shape[1])
+        return size_of(self.templates.shape[1:])[0]
 
     @property
     def kernel_w(self) -> int:
-        return int(self.templates.shape[2])
+        return size_of(self.templates.shape[1:])[1]
 
     @property
     def size(self) -> str:
@@ -103,9 +105,11 @@ class Bank:
         kernel_h, kernel_w = size if isinstance(size, tuple) else parse_size(size)
         if (kernel_h, kernel_w) == (self.kernel_h, self.kernel_w):
             return self
-        if self.scale is None:
-            wanted = size_name(kernel_h, kernel_w)
-            raise BankError(f'Bank "{self.name}" is numbers at {self.size}, without a formula. Import one at {wanted}.')
+        wanted = size_name(kernel_h, kernel_w)
+        if self.scale is None or isinstance(kernel_h, Rows):
+            raise BankError(
+                f'Bank "{self.name}" is numbers at {self.size}, without a formula for {wanted}. Create or import one.'
+            )
         return replace(self.scale(kernel_h, kernel_w), name=self.name)
 
 
@@ -115,8 +119,8 @@ def _check(name: str, names: list[str], templates: NDArray, labels: Sequence[str
 
     if not (name and name == name.strip() and name.isprintable()):
         raise BankError(f"A bank needs a name in printable characters, got {name!r}.")
-    if templates.ndim != 3 or 0 in templates.shape:
-        refuse(f"templates are an array of (at least one, rows, columns), got the shape {templates.shape}.")
+    if templates.ndim not in (3, 4) or 0 in templates.shape:
+        refuse(f"templates are an array of (at least one, rows, columns) or (…, slices, rows, columns), got {templates.shape}.")
     if len(names) != len(templates) or (labels and len(labels) != len(templates)):
         refuse(f"{len(templates)} templates need as many names and labels, got {len(names)} and {len(labels or names)}.")
     for word in names:
@@ -154,6 +158,8 @@ def load(name: str, *, size: str | int | Pair | None = None, **options: Any) -> 
         if option not in known:
             raise not_found(f"option of {name}", option, known)
     kernel_h, kernel_w = size if isinstance(size, tuple) else parse_size(size or 7)
+    if isinstance(kernel_h, Rows):
+        raise BankError(f'Bank "{name}" is of images, not of {size_name(kernel_h, kernel_w)} kernels. Make one with bank create.')
     return build(kernel_h, kernel_w, **options)
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from filterdb.banks.bank import Bank, load, shipped
 from filterdb.errors import BankError, InvalidArgument, StoreError, not_found
+from filterdb.kernels.sizes import parse_size, shape_of, split
 from filterdb.store import Collection, Place, Snapshot, schema
 from filterdb.store.collection import slug
 
@@ -84,7 +85,7 @@ class BankStore:
             name=head["bank"],
             names=[row["template"] for row in table],
             labels=[row["label"] for row in table],
-            templates=kernels.reshape(len(table), head["kernel_h"], head["kernel_w"]),
+            templates=kernels.reshape(len(table), *shape_of(*parse_size(head["size"]))),
             citation=head["citation"] or "",
             made_by=head["made_by"] or "",
         )
@@ -104,7 +105,8 @@ class BankStore:
 def _heads(every: list[tuple[Bank, bool]]) -> pa.Table:
     rows = [
         {
-            "bank": bank.name, "kernel_h": bank.kernel_h, "kernel_w": bank.kernel_w, "size": bank.size, "templates": len(bank),
+            "bank": bank.name, "kernel_h": split(bank.kernel_h)[1], "kernel_w": bank.kernel_w, "size": bank.size,
+            "templates": len(bank),
             "citation": bank.citation, "made_by": bank.made_by, "scalable": shipped, "shipped": shipped,
         }
         for bank, shipped in every
@@ -115,8 +117,8 @@ def _heads(every: list[tuple[Bank, bool]]) -> pa.Table:
 def _templates(bank: Bank) -> pa.Table:
     rows = [
         {
-            "bank": bank.name, "template": name, "number": number, "label": label, "size": bank.size, "kernel_h": bank.kernel_h,
-            "kernel_w": bank.kernel_w, "kernel": bank.templates[number].ravel(),
+            "bank": bank.name, "template": name, "number": number, "label": label, "size": bank.size,
+            "kernel_h": split(bank.kernel_h)[1], "kernel_w": bank.kernel_w, "kernel": bank.templates[number].ravel(),
         }
         for number, (name, label) in enumerate(zip(bank.names, bank.labels, strict=True))
     ]  # fmt: skip

@@ -170,12 +170,13 @@ def _pivoted(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str
 def _pictures(found: FilterDescription) -> None:
     """Kernel, model and residual side by side, in percent of the largest weight."""
     scale = 100 / (float(np.abs(found.kernel).max()) or 1.0)
-    panels: list[tuple[str, NDArray[Any]]] = [("kernel", found.kernel)]
+    sheet = found.kernel.reshape(-1, found.kernel.shape[-1])
+    panels: list[tuple[str, NDArray[Any]]] = [("kernel", sheet)]
     if found.model is not None:
         panels += [("model", found.model), ("what is left", found.kernel - found.model)]
-    width = 5 * found.kernel.shape[1]
+    width = 5 * sheet.shape[1]
     print("   ".join(title.rjust(width) for title, _ in panels))
-    for row in range(len(found.kernel)):
+    for row in range(len(sheet)):
         print("   ".join("".join(f"{round(float(tap) * scale):5d}" for tap in panel[row]) for _, panel in panels))
     print("(percent of the largest weight)\n")
 

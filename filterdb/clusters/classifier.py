@@ -25,7 +25,8 @@ from filterdb.clusters.search import CodeSearch
 from filterdb.errors import InvalidArgument
 from filterdb.kernels import centred_unit, shapes
 from filterdb.kernels.shapes import OTHER
-from filterdb.kernels.sizes import size_name
+from filterdb.kernels.sizes import rows as rows_of
+from filterdb.kernels.sizes import size_name, split
 from filterdb.share import folder
 
 Method = Literal["autoencoder", "kmeans"]
@@ -195,10 +196,11 @@ class Classifier:
         """A safetensors file: the weights, and everything else in its metadata."""
         from safetensors.numpy import save
 
+        kernel_d, kernel_h = split(self.kernel_h)
         words = {
-            "name": self.name, "method": self.method, "kernel_h": self.kernel_h, "kernel_w": self.kernel_w,
+            "name": self.name, "method": self.method, "kernel_h": kernel_h, "kernel_w": self.kernel_w,
             "threshold": self.threshold, "scaling": self.scaling, "stretches": [asdict(one) for one in self.stretches],
-            "facts": dict(self.facts),
+            "facts": dict(self.facts), **({"kernel_d": kernel_d} if kernel_d > 1 else {}),
         }  # fmt: skip
         return _ordered(save(dict(self.weights), metadata={"format": FORMAT, "classifier": json.dumps(words)}))
 
@@ -217,6 +219,7 @@ class Classifier:
             if metadata["format"] != FORMAT:
                 raise ValueError(metadata["format"])
             words = json.loads(metadata["classifier"])
+            words["kernel_h"] = rows_of(words.pop("kernel_d", 1), words["kernel_h"])
             words["stretches"] = [Stretch(**one) for one in words["stretches"]]
             made = cls(weights=load(data), **words)
             taps = made.kernel_h * made.kernel_w

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from filterdb.clusters.autoencoder import Settings
 from filterdb.clusters.classifier import CODES, Classifier, Method, Scaling
 from filterdb.errors import InvalidArgument
 from filterdb.kernels import centred_unit
+from filterdb.kernels.shapes import shapes_at
 from filterdb.kernels.sizes import parse_size, size_name
 
 MOST_KERNELS = 1_000_000
@@ -157,6 +158,8 @@ def train(
         codes = np.linspace(0, 1, CODES)  # all of them: a class that the curve runs through fast has few of the spectrum's 500
         shown = autoencoder.decode(weights, codes)
     stretches = labels.label(codes, shown, kernel_h, kernel_w, contiguous=method == "autoencoder")
+    if method == "kmeans" and not shapes_at(kernel_h, kernel_w):  # no ideal shapes to name them by
+        stretches = [replace(one, name=f"class_{number}") for number, one in enumerate(stretches)]
     return Classifier(name, method, kernel_h, kernel_w, threshold, stretches, weights, scaling or "unit", facts)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from filterdb.errors import StoreError, not_found
+from filterdb.kernels.sizes import split
 from filterdb.store import Collection, Derived, KernelBatch, Place, Snapshot, schema
 from filterdb.store.collection import slug
 
@@ -139,7 +140,7 @@ def _head(classifier: Classifier) -> pa.Table:
     facts = classifier.facts
     row = {
         "classifier": classifier.name, "method": classifier.method, "scaling": classifier.scaling, "size": classifier.size,
-        "kernel_h": classifier.kernel_h, "kernel_w": classifier.kernel_w, "threshold": classifier.threshold,
+        "kernel_h": split(classifier.kernel_h)[1], "kernel_w": classifier.kernel_w, "threshold": classifier.threshold,
         "classes": classifier.classes, "missing": classifier.missing, "made_at": datetime.now(UTC),
         **{name: facts.get(name) for name in ("seed", "epochs", "restarts", "held_out_loss", "losses", "models", "kernels")},
     }  # fmt: skip

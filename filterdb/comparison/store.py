@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from filterdb.errors import StoreError, not_found
 from filterdb.kernels.pca import Basis
+from filterdb.kernels.sizes import parse_size, split
 from filterdb.store import Collection, Place, schema
 from filterdb.store.collection import slug
 
@@ -50,7 +51,7 @@ class BasisStore:
     def put(self, basis: Basis) -> None:
         """Keep a basis, replacing the one of its name."""
         head = {
-            "basis": basis.name, "size": basis.size, "kernel_h": basis.kernel_h, "kernel_w": basis.kernel_w,
+            "basis": basis.name, "size": basis.size, "kernel_h": split(basis.kernel_h)[1], "kernel_w": basis.kernel_w,
             "kernels": basis.kernels, "dead": basis.dead, "models": list(basis.models), "bins": basis.bins, "mean": basis.mean,
             "made_at": datetime.now(UTC),
         }  # fmt: skip
@@ -86,8 +87,9 @@ def from_tables(tables: Mapping[str, pa.Table]) -> Basis:
     """The basis that one member's tables hold."""
     head, rows = tables["bases"].to_pylist()[0], tables["components"].sort_by("component")
     ratio, low, high = (rows[name].to_numpy() for name in ("explained_variance_ratio", "low", "high"))
-    components = np.array(rows["kernel"].to_pylist(), np.float64).reshape(len(ratio), head["kernel_h"] * head["kernel_w"])
+    kernel_h, kernel_w = parse_size(head["size"])
+    components = np.array(rows["kernel"].to_pylist(), np.float64).reshape(len(ratio), kernel_h * kernel_w)
     return Basis(
-        head["basis"], head["kernel_h"], head["kernel_w"], head["kernels"], head["dead"], tuple(head["models"]),
+        head["basis"], kernel_h, kernel_w, head["kernels"], head["dead"], tuple(head["models"]),
         np.array(head["mean"]), components, ratio, low, high, head["bins"],
     )  # fmt: skip

@@ -20,7 +20,7 @@ from filterdb.errors import FilterdbError, InvalidArgument, SourceError
 from filterdb.fields.regular import regular_tables
 from filterdb.fields.store import FieldStore, descriptor_table
 from filterdb.kernels import moments
-from filterdb.kernels.sizes import Pair, size_name
+from filterdb.kernels.sizes import Pair, Rows, size_name, split
 from filterdb.sources import Options, Pending, resolve, things
 from filterdb.store import Collection, schema
 from filterdb.store.collection import slug
@@ -247,7 +247,7 @@ def _read(model: Model) -> list[NDArray[np.float32]]:
     """All kernels of a model, each checked against what its layer promises."""
     kernels = []
     for layer, kernel in zip(model.layers, model.read(), strict=True):
-        expected = (layer.out_channels, layer.kernel_h, layer.kernel_w)
+        expected = (layer.out_channels, int(layer.kernel_h), layer.kernel_w)
         if kernel.shape != expected or kernel.dtype != np.float32:
             raise SourceError(f"{model.name}: layer {layer.name} promised float32 {expected}, got {kernel.dtype} {kernel.shape}.")
         if not np.isfinite(kernel).all():
@@ -274,18 +274,20 @@ def _filter_tables(model: Model, kernels: Sequence[NDArray[np.float32]], digest:
 def _describe(model: Model, kernels: Sequence[NDArray[np.float32]], pool: ThreadPoolExecutor) -> list[Future[pa.Table]]:
     """Rows of ``descriptors``, a table for each batch of layers. Batches are described side by side."""
     futures = []
-    for batch in _batches(kernels):
+    for batch in _batches(model, kernels):
         ids = [schema.filter_ids(model.name, model.layers[i].name, len(kernels[i])) for i in batch]
-        futures.append(pool.submit(descriptor_table, np.concatenate(ids), np.concatenate([kernels[i] for i in batch])))
+        solid = isinstance(model.layers[batch[0]].kernel_h, Rows)
+        futures.append(pool.submit(descriptor_table, np.concatenate(ids), np.concatenate([kernels[i] for i in batch]), solid))
     return futures
 
 
-def _batches(kernels: Sequence[NDArray[np.float32]]) -> Iterator[list[int]]:
+def _batches(model: Model, kernels: Sequence[NDArray[np.float32]]) -> Iterator[list[int]]:
     """Numbers of consecutive layers of one kernel size, about DESCRIBED kernels at a time."""
     batch: list[int] = []
     for i, kernel in enumerate(kernels):
         here = sum(len(kernels[j]) for j in batch)
-        if batch and (here + len(kernel) > DESCRIBED or kernel.shape[1:] != kernels[batch[0]].shape[1:]):
+        sizes = {(model.layers[j].kernel_h, model.layers[j].kernel_w) for j in (i, *batch)}
+        if batch and (here + len(kernel) > DESCRIBED or len(sizes) > 1):
             yield batch
             batch = []
         batch.append(i)
@@ -308,6 +310,7 @@ def _row_groups(described: Iterable[Future[pa.Table]]) -> Iterator[pa.Table]:
 def _filter_table(model: Model, depth: int, kernel: NDArray[np.float32]) -> pa.Table:
     layer = model.layers[depth]
     n, taps = len(kernel), layer.kernel_h * layer.kernel_w
+    kernel_d, kernel_h = split(layer.kernel_h)
     found = moments(kernel.reshape(n, taps))
     offsets = pa.array(np.arange(0, (n + 1) * taps, taps, dtype=np.int32))
 
@@ -321,7 +324,8 @@ def _filter_table(model: Model, depth: int, kernel: NDArray[np.float32]) -> pa.T
         "channel": np.arange(n, dtype=np.int32),
         "depth": same(depth, pa.int32()),
         "size": same(size_name(layer.kernel_h, layer.kernel_w), pa.string()),
-        "kernel_h": same(layer.kernel_h, pa.int32()),
+        "kernel_d": same(kernel_d, pa.int32()),
+        "kernel_h": same(kernel_h, pa.int32()),
         "kernel_w": same(layer.kernel_w, pa.int32()),
         "dataset": same(model.facts.dataset, pa.string()),
         "kernel": pa.ListArray.from_arrays(offsets, pa.array(kernel.reshape(-1)), type=schema.FILTERS.field("kernel").type),
@@ -341,14 +345,20 @@ def _layer_table(model: Model) -> pa.Table:
 
 def _layer_row(model: str, layer: Layer, depth: int, depth_norm: float) -> dict[str, Any]:
     row = asdict(layer) | {
-        "model": model, "layer": layer.name, "depth": depth, "depth_norm": depth_norm,
+        "model": model,
+        "layer": layer.name,
+        "depth": depth,
+        "depth_norm": depth_norm,
         "size": size_name(layer.kernel_h, layer.kernel_w),
-    }  # fmt: skip
+    }
+    row["kernel_d"], row["kernel_h"] = split(layer.kernel_h)  # fmt: skip
     for word, value in (("stride", layer.stride), ("dilation", layer.dilation), ("padding", layer.padding)):
         pair: Pair | None = value if isinstance(value, tuple) else None
         row[f"{word}_h"], row[f"{word}_w"] = pair or (None, None)
         # One number where both directions agree; where they don't, only the pair tells the truth.
         row[word] = pair[0] if pair and pair[0] == pair[1] else None
+        if layer.ndim == 1 and pair:
+            row[f"{word}_h"], row[word] = None, pair[1]
     if layer.padding == "same":
         row["padding_mode"] = "same"
     return {name: row[name] for name in schema.LAYERS.names}

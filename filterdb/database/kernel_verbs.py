@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from filterdb.database.sql_verbs import SqlVerbs
 from filterdb.errors import InvalidArgument, NotFound
-from filterdb.kernels.sizes import parse_size
+from filterdb.kernels.sizes import parse_size, shape_of, size_name
 from filterdb.store.view import View, matching
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Kernels(np.ndarray):
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
         rows = key[0] if isinstance(key, tuple) and key else key
-        if isinstance(found, Kernels) and self.ids is not None and self.ndim == 3 and found.ndim == 3 and rows is not None:
+        if isinstance(found, Kernels) and self.ids is not None and found.ndim == self.ndim > 2 and rows is not None:
             ids = self.ids if rows is Ellipsis else self.ids[rows]
             found.ids = ids if ids.shape == found.shape[:1] else None
         return found
@@ -55,7 +55,7 @@ class KernelVerbs(SqlVerbs):
     """``kernel`` and ``kernels``."""
 
     def kernel(self, filter: int | str) -> NDArray[np.float32]:
-        """The raw weights of a filter, (kernel_h, kernel_w), row 0 on top.
+        """The raw weights of a filter, (kernel_h, kernel_w), row 0 on top; (kernel_d, kernel_h, kernel_w) in three dimensions.
 
         Args:
             filter: a filter_id, or ``model:layer:channel``.
@@ -79,8 +79,8 @@ class KernelVerbs(SqlVerbs):
             limit: that many at most, the first ones.
 
         Returns:
-            (n, kernel_h, kernel_w) float32, a NumPy array; ``.ids`` has the filter_id of each, ``.torch()`` is a tensor of the
-            same memory.
+            (n, kernel_h, kernel_w) float32, with slices (n, kernel_d, kernel_h, kernel_w), a NumPy array. ``.ids`` has the
+            filter_id of each, ``.torch()`` is a tensor of the same memory.
 
         Raises:
             NotFound: no such model, layer or size, or no kernels.
@@ -93,8 +93,8 @@ class KernelVerbs(SqlVerbs):
         view = self._view()
         view.check_filled()
         if sql is None:
-            kernel_h, kernel_w = parse_size(_one_size(view, model, layer, size))
-            batches = view.batches(kernel_h, kernel_w, ["filter_id"], model=model, layer=layer)
+            pair = parse_size(_one_size(view, model, layer, size))
+            batches = view.batches(*pair, ["filter_id"], model=model, layer=layer)
             ids, taps, count = [], [], 0
             for batch in batches:
                 ids.append(batch.table["filter_id"].to_numpy())
@@ -103,8 +103,8 @@ class KernelVerbs(SqlVerbs):
                 if limit is not None and count >= limit:
                     break
             if not count:
-                raise NotFound(f"There are no {kernel_h}x{kernel_w} kernels in these layers.")
-            kernels = np.concatenate(taps)[:limit].reshape(-1, kernel_h, kernel_w)
+                raise NotFound(f"There are no {size_name(*pair)} kernels in these layers.")
+            kernels = np.concatenate(taps)[:limit].reshape(-1, *shape_of(*pair))
             return Kernels.of(kernels, np.concatenate(ids)[:limit])
         return self._chosen_by(sql, size, limit)
 
@@ -112,7 +112,7 @@ class KernelVerbs(SqlVerbs):
         if "filter_id" not in self.sql(sql).columns:
             raise InvalidArgument(f"The query gives {', '.join(self.sql(sql).columns)}. It needs a column filter_id.")
         query = sql.strip().rstrip(";")
-        chosen = "" if size is None else f"WHERE size = '{'x'.join(map(str, parse_size(size)))}'"
+        chosen = "" if size is None else f"WHERE size = '{size_name(*parse_size(size))}'"
         most = "" if limit is None else f"LIMIT {int(limit)}"
         rows = self.sql(
             "SELECT filter_id, kernel, size FROM (SELECT row_number() OVER () AS place, filter_id FROM "
@@ -124,7 +124,7 @@ class KernelVerbs(SqlVerbs):
         if len(sizes) > 1:
             raise InvalidArgument(f"The query chooses kernels of {', '.join(sorted(sizes))}. Choose one with size.")
         taps = rows["kernel"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        return Kernels.of(taps.reshape(-1, *parse_size(sizes[0])), rows["filter_id"].to_numpy().copy())
+        return Kernels.of(taps.reshape(-1, *shape_of(*parse_size(sizes[0]))), rows["filter_id"].to_numpy().copy())
 
 
 def _one_size(view: View, model: str | Sequence[str] | None, layer: str | None, size: str | int | None) -> str:

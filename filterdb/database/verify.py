@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from filterdb.clusters.store import ClassStore
 from filterdb.comparison.store import from_tables as basis_from_tables
 from filterdb.fields.store import FieldStore
 from filterdb.kernels import moments
+from filterdb.kernels.sizes import parse_size
 from filterdb.networks.runs import problems as run_problems
 from filterdb.store import Collection, schema
 
@@ -104,7 +106,7 @@ def verify(
 def _check_bank(tables: dict[str, pa.Table]) -> tuple[list[str], int]:
     """Problems of one imported bank."""
     head, rows = tables["banks"].to_pylist()[0], tables["templates"].to_pylist()
-    taps = head["kernel_h"] * head["kernel_w"]
+    taps = math.prod(parse_size(head["size"]))
     if len(rows) != head["templates"] or any(len(row["kernel"]) != taps for row in rows):
         return [f"bank {head['bank']}: {head['templates']} templates of {head['size']} were imported, they are not there"], 0
     return [], 0
@@ -168,7 +170,7 @@ def _check_layer(model: str, name: str, layer: dict[str, Any] | None, part: pa.T
     if not np.array_equal(part["filter_id"].to_numpy(), schema.filter_ids(model, name, part.num_rows)):
         found.append("filter_ids are not those of the model and layer name")
     kernels = part["kernel"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(kernels) != part.num_rows * layer["kernel_h"] * layer["kernel_w"]:
+    if len(kernels) != part.num_rows * math.prod(parse_size(layer["size"])):
         return [*found, f"kernels are not {layer['size']}"]
     expected = moments(kernels.reshape(part.num_rows, -1))
     for column in ("mean", "norm", "total"):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from filterdb.errors import InvalidArgument, NotFound, not_found
 from filterdb.explorer.choice import CLASS_COLUMNS, FACETS, PAGE, RANDOM, Choice
 from filterdb.explorer.shelf_rows import DEAD, UNCLASSIFIED, ZERO
+from filterdb.kernels.sizes import parse_size, shape_of
 from filterdb.store import schema
 
 Cursor = duckdb.DuckDBPyConnection
@@ -30,9 +31,19 @@ class Shown:
     channel: int
     size: str
     kernel: NDArray[np.float32]
-    """(kernel_h, kernel_w)"""
+    """(kernel_h, kernel_w); of one in three dimensions a sheet of its slices."""
     value: Any = None
     """Of the column it is sorted by, where there is one."""
+
+    @property
+    def solid(self) -> bool:
+        """Whether the kernel has three dimensions."""
+        return self.size.count("x") == 2
+
+    @property
+    def whole(self) -> NDArray[np.float32]:
+        """The kernel in its own shape."""
+        return self.kernel.reshape(shape_of(*parse_size(self.size)))
 
     def of(self) -> tuple[str, str]:
         """Model and layer."""
@@ -247,7 +258,7 @@ def kernels(cur: Cursor, ns: Sequence[int], value: str | None = None) -> list[Sh
         [list(ns), min(ns, default=0), max(ns, default=0)],
     ).fetchall()
     by_place = {
-        row[0]: Shown(row[1], row[2], row[3], row[4], row[5], np.array(row[8], np.float32).reshape(row[6], row[7]), row[9])
+        row[0]: Shown(row[1], row[2], row[3], row[4], row[5], np.array(row[8], np.float32).reshape(-1, row[7]), row[9])
         for row in rows
     }
     return [by_place[n] for n in ns if n in by_place]

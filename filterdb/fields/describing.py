@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from filterdb.banks import Bank
 from filterdb.errors import BankError, InvalidArgument, NotFound, not_found
 from filterdb.fields.fits.families import FAMILIES, choose
+from filterdb.fields.store import SOLID
 from filterdb.kernels import centred_unit, descriptors
-from filterdb.kernels.sizes import parse_size, size_name
+from filterdb.kernels.sizes import parse_size, shape_of, size_name, size_of
 from filterdb.store.view import View
 
 NEAREST = 3
@@ -119,8 +120,7 @@ def _is_filter(view: View, what: str) -> bool:
 
 def _filter(view: View, what: int | str | ArrayLike, bank: Bank | None, device: str | None) -> FilterDescription:
     kernel, filter_id = view.kernel(what)
-    kernel_h, kernel_w = kernel.shape
-    identity: Row = {"size": size_name(kernel_h, kernel_w)}
+    identity: Row = {"size": size_name(*size_of(kernel.shape))}
     if filter_id is not None:
         names = ("filter_id", "model", "layer", "channel", "depth", "depth_norm", "dataset")
         [row] = view.rows(
@@ -128,20 +128,23 @@ def _filter(view: View, what: int | str | ArrayLike, bank: Bank | None, device: 
             "JOIN layers USING (model, layer) WHERE filter_id = $id", id=filter_id,
         )  # fmt: skip
         identity = dict(zip(names, row, strict=True)) | identity
-    told = _plain(descriptors.describe(kernel[None]))[0]
+    told = _told(kernel[None])[0]
     words = {name: told.pop(name) for name in ("band", "band_confidence", "derivative_order", "direction", "isotropic")}
     flat = kernel.astype(np.float64)
     numbers = {"mean": flat.mean(), "norm": float(np.linalg.norm(flat)), "total": flat.sum()} | told
     nearest, reasons = _templates(kernel, bank)
     rows, model, why = _fits(kernel, device)
     reason = "; ".join([*reasons, *([why] if why else [])]) or None
-    said = sentence(words, rows[0] if rows else None)
+    solid = "no words: they are for images, and this kernel has three dimensions" if kernel.ndim == 3 else None
+    said = sentence(words, rows[0] if rows else None, solid)
     return FilterDescription(identity, said, words, numbers, nearest, rows, reason, kernel, model)
 
 
-def _plain(columns: Mapping[str, np.ma.MaskedArray]) -> list[Row]:
-    """Columns as rows of plain values, null where they are masked."""
-    lists = {name: values.tolist() for name, values in columns.items()}
+def _told(kernels: NDArray[np.float32]) -> list[Row]:
+    """The descriptors of kernels as rows of plain values. Kernels of three dimensions (n, d, h, w) have a reason alone."""
+    if kernels.ndim == 4:
+        return [dict.fromkeys(descriptors.COLUMNS) | {"reason": SOLID} for _ in kernels]
+    lists = {name: values.tolist() for name, values in descriptors.describe(kernels).items()}
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
@@ -149,7 +152,7 @@ def _templates(kernel: NDArray[np.float32], bank: Bank | None) -> tuple[list[Row
     if bank is None:
         return [], []
     try:
-        scaled = bank.at(kernel.shape[:2])
+        scaled = bank.at(size_of(kernel.shape))
     except BankError as error:
         return [], [str(error)]
     unit = centred_unit(kernel.reshape(1, -1).astype(np.float64))
@@ -163,7 +166,7 @@ def _templates(kernel: NDArray[np.float32], bank: Bank | None) -> tuple[list[Row
 def _fits(kernel: NDArray[np.float32], device: str | None) -> tuple[list[Row], NDArray[np.float64] | None, str | None]:
     """Rows of ``fits`` for one kernel, the best first; the kernel of the best; or why there are none."""
     try:
-        choose(None, *kernel.shape)
+        choose(None, *size_of(kernel.shape))
     except InvalidArgument as error:
         return [], None, str(error)
     from filterdb.fields import fits
@@ -179,10 +182,10 @@ def _fits(kernel: NDArray[np.float32], device: str | None) -> tuple[list[Row], N
     return labelled, fits.model(best, 0, *kernel.shape), None
 
 
-def sentence(words: Row, fit: Row | None) -> str:
-    """The words of a filter as people say them."""
+def sentence(words: Row, fit: Row | None, reason: str | None = None) -> str:
+    """The words of a filter as people say them; or why it has none, which is by default that all weights are zero."""
     if words["band"] is None:
-        return "nothing: all weights are zero"
+        return reason or "nothing: all weights are zero"
     said = words["band"]
     if said == "other":
         said = "none of the words"
@@ -213,8 +216,8 @@ def _layer(view: View, model: str, layer: str, bank: Bank | None, device: str | 
     identity = dict(zip(names, row, strict=True))
     kernel_h, kernel_w = parse_size(identity["size"])
     kernels = np.concatenate([batch.kernels for batch in view.batches(kernel_h, kernel_w, model=model, layer=layer)])
-    kernels = kernels.reshape(-1, kernel_h, kernel_w)
-    told = _plain(descriptors.describe(kernels))
+    kernels = kernels.reshape(-1, *shape_of(kernel_h, kernel_w))
+    told = _told(kernels)
     families, reason = _families(kernels, device)
     bands = _bands(told)
     said = f"{len(kernels)} filters of {identity['size']}: " + _shares(bands)
@@ -234,9 +237,9 @@ def _model(view: View, model: str, bank: Bank | None) -> GroupDescription:
     for depth, layer, size in view.rows("SELECT depth, layer, size FROM layers WHERE model = $model ORDER BY depth", model=model):
         kernel_h, kernel_w = parse_size(size)
         batches = view.batches(kernel_h, kernel_w, model=model, layer=layer)
-        kernels = np.concatenate([batch.kernels for batch in batches]).reshape(-1, kernel_h, kernel_w)
+        kernels = np.concatenate([batch.kernels for batch in batches]).reshape(-1, *shape_of(kernel_h, kernel_w))
         by_size.setdefault(size, []).append(kernels)
-        rows = _plain(descriptors.describe(kernels))
+        rows = _told(kernels)
         told += rows
         bands += [{"depth": depth, "layer": layer, "size": size} | one for one in _bands(rows)]
     sizes = [np.concatenate(kernels) for kernels in by_size.values()]
@@ -269,16 +272,16 @@ FROM fits JOIN filters USING (filter_id) WHERE best AND model = $model GROUP BY 
 
 
 def _bands(told: Sequence[Row]) -> list[Row]:
-    counts = Counter(row["band"] for row in told)
-    confidence: dict[str | None, list[float]] = {}
+    counts = Counter(row["band"] or f"({row['reason']})" for row in told)
+    confidence: dict[str, list[float]] = {}
     for row in told:
-        confidence.setdefault(row["band"], []).append(row["band_confidence"] or 0.0)
+        confidence.setdefault(row["band"] or f"({row['reason']})", []).append(row["band_confidence"] or 0.0)
     return [
         {
-            "band": band or "(zero)", "filters": n, "percent": round(100 * n / len(told), 2),
+            "band": band, "filters": n, "percent": round(100 * n / len(told), 2),
             "mean_confidence": round(float(np.mean(confidence[band])), 3),
         }
-        for band, n in sorted(counts.items(), key=lambda one: (-one[1], str(one[0])))
+        for band, n in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
     ]  # fmt: skip
 
 
@@ -315,7 +318,7 @@ def _template_shares(groups: Sequence[NDArray[np.float32]], bank: Bank | None) -
     for kernels in groups if bank is not None else ():
         assert bank is not None
         try:
-            scaled = bank.at(kernels.shape[1:])
+            scaled = bank.at(size_of(kernels.shape[1:]))
         except BankError as error:
             reasons.append(str(error))
             continue
@@ -342,7 +345,7 @@ def _families(kernels: NDArray[np.float32], device: str | None) -> tuple[list[Ro
     if not len(living):
         return [], "all filters are constant: there is nothing to fit"
     try:
-        choose(None, *kernels.shape[1:])
+        choose(None, *size_of(kernels.shape[1:]))
     except InvalidArgument as error:
         return [], str(error)
     from filterdb.fields import fits

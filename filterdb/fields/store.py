@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filterdb.kernels import descriptors
+from filterdb.kernels.sizes import Rows
 from filterdb.store import Derived, Place, Snapshot, schema
 from filterdb.store.collection import slug
 from filterdb.store.view import View
@@ -36,6 +37,9 @@ REGULAR = pa.schema(
         *list(DESCRIPTORS)[1:],
     ]
 )  # fmt: skip
+
+SOLID = "three dimensions"
+"""Why kernels of three dimensions have no words."""
 
 FITS_VERSION = 2
 """Of the families and the search in ``filterdb.fields.fits``; raise it when a fit would come out differently."""
@@ -100,8 +104,14 @@ class FieldStore:
         self.regular.tidy(dict([_DRAWER]), models)
 
 
-def descriptor_table(filter_ids: NDArray[np.int64] | pa.ChunkedArray, kernels: NDArray[np.floating]) -> pa.Table:
-    """Rows of ``descriptors`` for kernels (n, kernel_h, kernel_w)."""
+def descriptor_table(
+    filter_ids: NDArray[np.int64] | pa.ChunkedArray, kernels: NDArray[np.floating], solid: bool = False
+) -> pa.Table:  # fmt: skip
+    """Rows of ``descriptors`` for kernels (n, kernel_h, kernel_w). ``solid`` ones, of three dimensions, have a reason alone."""
+    if solid or kernels.ndim == 4:
+        empty = {field.name: pa.nulls(len(kernels), field.type) for field in list(DESCRIPTORS)[1:]}
+        empty["reason"] = pa.repeat(pa.scalar(SOLID), len(kernels))
+        return pa.table({"filter_id": filter_ids, **empty}).cast(DESCRIPTORS)
     columns = {name: pa.array(values) for name, values in descriptors.describe(kernels).items()}
     return pa.table({"filter_id": filter_ids, **columns}).cast(DESCRIPTORS)
 
@@ -115,7 +125,7 @@ def describe_models(view: View, store: FieldStore, progress: Callable[[str, int,
             progress(f"describing {name}", done, len(names))
         sizes = [size for size, models in view.sizes.items() if name in models]
         tables = (
-            descriptor_table(batch.table["filter_id"], batch.kernels.reshape(-1, *size))
+            descriptor_table(batch.table["filter_id"], batch.kernels.reshape(-1, *size), isinstance(size[0], Rows))
             for size in sizes for batch in view.stream([slug(name)], *size)
         )  # fmt: skip
         store.put_descriptors(name, view.snapshot.editions[slug(name)], tables)

@@ -43,7 +43,8 @@ def draw_filter(found: FilterDescription, *, look: Look = PAGE) -> Any:
     """Kernel, fitted model and residual in one scale, and the gain |H(u, v)|; the sentence of the description above."""
     from filterdb.kernels.descriptors import frequency_response
 
-    panels = [("kernel", found.kernel.astype(np.float64))]
+    sheet = found.kernel.reshape(-1, found.kernel.shape[-1])  # the slices of one in three dimensions, one below the other
+    panels = [("kernel", sheet.astype(np.float64))]
     if found.model is not None:
         rho = found.fits[0]["rho"]
         panels += [
@@ -70,8 +71,11 @@ def draw_filter(found: FilterDescription, *, look: Look = PAGE) -> Any:
         axes.set_yticks([])
         axes.spines[:].set_visible(True)
     _scale(figure, image, grid[len(panels) - 1], "weight")
-    gain = np.abs(frequency_response(found.kernel, FREQUENCIES))
     axes = grid[len(panels)]
+    if found.kernel.ndim == 3:
+        axes.set_axis_off()
+        return figure
+    gain = np.abs(frequency_response(found.kernel, FREQUENCIES))
     half = 0.5 + 0.5 / (FREQUENCIES - 1)  # the outermost samples lie at the highest frequency, in the middle of their pixels
     image = axes.imshow(gain, cmap="magma", vmin=0, extent=(-half, half, -half, half))
     axes.set_title("gain |H(u, v)|")

@@ -104,8 +104,8 @@ def _own(row: Mapping[str, Any]) -> NDArray[np.float64] | None:
     """The kernel in a row, in its shape: as the row says, or square."""
     taps = np.asarray([] if row["kernel"] is None else row["kernel"], np.float64)
     side = round(len(taps) ** 0.5)
-    h, w = row.get("kernel_h") or side, row.get("kernel_w") or side
-    return taps.reshape(h, w) if len(taps) and h * w == len(taps) else None
+    w = row.get("kernel_w") or side
+    return taps.reshape(-1, w) if len(taps) and len(taps) % w == 0 else None
 
 
 def _of_filters(
@@ -117,11 +117,11 @@ def _of_filters(
         found = answer.fetchall() if answer is not None else []
     except duckdb.Error:
         return None
-    kernels = {filter_id: np.array(taps, np.float64).reshape(h, w) for filter_id, taps, h, w in found}
+    kernels = {filter_id: np.array(taps, np.float64).reshape(-1, w) for filter_id, taps, w in found}
     return [kernels.get(row["filter_id"]) for row in rows]
 
 
-_FILTERS = "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT filter_id FROM result)"
+_FILTERS = "SELECT filter_id, kernel, kernel_w FROM filters WHERE filter_id IN (SELECT filter_id FROM result)"
 
 
 def _image(kernel: NDArray[np.float64] | None) -> str:

@@ -106,7 +106,7 @@ def samples(
 
 
 _OF_CLASSES = """
-SELECT class, kernel, kernel_h, kernel_w FROM filters JOIN (
+SELECT class, kernel, kernel_w FROM filters JOIN (
     SELECT filter_id, coalesce(class, '(dead)') AS class,
            row_number() OVER (PARTITION BY class ORDER BY hash(filter_id + $seed)) AS place
     FROM classes JOIN filters USING (filter_id)
@@ -118,8 +118,8 @@ ORDER BY class, place
 
 def _of_classes(db: Asked, classifier: str, models: str, count: int, seed: int) -> dict[str, list[NDArray[np.float32]]]:
     found: dict[str, list[NDArray[np.float32]]] = {}
-    for cls, kernel, h, w in db.sql(_OF_CLASSES, classifier=classifier, models=models, count=count, seed=seed).fetchall():
-        found.setdefault(cls, []).append(np.array(kernel, np.float32).reshape(h, w))
+    for cls, kernel, w in db.sql(_OF_CLASSES, classifier=classifier, models=models, count=count, seed=seed).fetchall():
+        found.setdefault(cls, []).append(np.array(kernel, np.float32).reshape(-1, w))
     return {name: found[name] for name in ordered(found, CLASS_COLOURS)}
 
 
@@ -170,10 +170,10 @@ def _of_ids(db: Asked, groups: Mapping[str, Sequence[int]], across: int, seed: i
 def _kernels(db: Asked, ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
     """The kernels (kernel_h, kernel_w) of filters, those that there are."""
     rows = db.sql(
-        "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids::BIGINT[]))",
+        "SELECT filter_id, kernel, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids::BIGINT[]))",
         ids=list(ids),
     ).fetchall()
-    return {filter_id: np.array(taps, np.float32).reshape(h, w) for filter_id, taps, h, w in rows}
+    return {filter_id: np.array(taps, np.float32).reshape(-1, w) for filter_id, taps, w in rows}
 
 
 @picture("filters")

@@ -107,7 +107,7 @@ LIMIT $count
 """Of each frequent class, the kernel of the last step that is most like its ideal form."""
 
 _WAY = """
-SELECT step, kernel, kernel_h, kernel_w FROM filters JOIN models USING (model)
+SELECT step, kernel, kernel_w FROM filters JOIN models USING (model)
 WHERE run = $run AND layer = $layer AND channel = $channel
 """
 
@@ -118,8 +118,8 @@ def _followed(db: Asked, run: str, classifier: str, count: int) -> dict[str, Cha
     found: dict[str, Channel] = {}
     for cls, layer, channel in db.sql(_LAST, classifier=classifier, run=run, count=count).fetchall():
         kernels = {
-            step: centred(np.array(kernel, np.float32).reshape(h, w))
-            for step, kernel, h, w in db.sql(_WAY, run=run, layer=layer, channel=channel).fetchall()
+            step: centred(np.array(kernel, np.float32).reshape(-1, w))
+            for step, kernel, w in db.sql(_WAY, run=run, layer=layer, channel=channel).fetchall()
         }
         found[cls] = [kernels.get(step) for step in steps]
     return found

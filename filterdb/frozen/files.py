@@ -167,7 +167,7 @@ class _File(ABC):
             self._refuse_computed(found.layers, found.leaves)
             fresh = [
                 (layer, leaf) for layer, leaf in zip(found.layers, found.leaves, strict=True)
-                if id(leaf) not in seen and layer.kind != "transposed"
+                if id(leaf) not in seen and layer.replaceable
             ]  # fmt: skip
             seen.update(id(leaf) for leaf in found.leaves)
             if fresh:

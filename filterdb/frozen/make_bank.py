@@ -18,7 +18,7 @@ from filterdb.clusters import Classifier, labels, lines
 from filterdb.clusters.clustering import early_steps, gather
 from filterdb.errors import BankError, InvalidArgument, NotFound
 from filterdb.kernels import centred_unit
-from filterdb.kernels.sizes import parse_size, size_name
+from filterdb.kernels.sizes import parse_size, shape_of, size_name
 from filterdb.store.view import View
 
 Progress = Callable[[str, int, int], None]
@@ -58,7 +58,7 @@ def uniform_codes(name: str, classifier: Classifier, count: int | None, version:
         from filterdb.clusters.autoencoder import decode
 
         codes = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
-        kernels = decode(classifier.weights, codes).reshape(-1, classifier.kernel_h, classifier.kernel_w)
+        kernels = decode(classifier.weights, codes).reshape(-1, *shape_of(classifier.kernel_h, classifier.kernel_w))
         digits = max(3, len(str(count)))
         names, how = [f"code_{code:.{digits}f}" for code in codes], f"{count} codes at equal distances from 0 to 1"
     facts = classifier.facts
@@ -118,7 +118,7 @@ def kmeans(
         f"{_models(chosen)}, seed {seed}, mean energy kept {found.explained:.4f}; {_of(view.snapshot.version)}"
     )
     names = [f"{what[:-1]}_{number:0{len(str(count))}d}" for number in range(1, count + 1)]
-    return Bank(name, names, templates.reshape(-1, kernel_h, kernel_w), words, made_by=made_by)
+    return Bank(name, names, templates.reshape(-1, *shape_of(kernel_h, kernel_w)), words, made_by=made_by)
 
 
 def selection(name: str, table: pa.Table, sql: str, version: int, size: str | int | None = None) -> Bank:
@@ -146,7 +146,9 @@ def selection(name: str, table: pa.Table, sql: str, version: int, size: str | in
     kernel_h, kernel_w = _size_of(rows, len(kernels[0]), size)
     words = [str(row["label"]) for row in rows] if "label" in table.column_names else None
     made_by = f"the kernels of the query {' '.join(sql.split())}; {_of(version)}"
-    return Bank(name, _names(rows), np.array(kernels, np.float32).reshape(-1, kernel_h, kernel_w), words, made_by=made_by)
+    return Bank(
+        name, _names(rows), np.array(kernels, np.float32).reshape(-1, *shape_of(kernel_h, kernel_w)), words, made_by=made_by
+    )
 
 
 def resized(name: str, bank: Bank, size: str | int | None, version: int) -> Bank:
@@ -234,10 +236,10 @@ def _size_of(rows: list[dict[str, object]], taps: int, size: str | int | None) -
     """The size of a selection's kernels: as said, as the rows say, or square."""
     if size is not None:
         pair = parse_size(size)
-    elif {"kernel_h", "kernel_w"} <= set(rows[0]):
-        pair = int(str(rows[0]["kernel_h"])), int(str(rows[0]["kernel_w"]))
     elif "size" in rows[0]:
         pair = parse_size(str(rows[0]["size"]))
+    elif {"kernel_h", "kernel_w"} <= set(rows[0]):
+        pair = int(str(rows[0]["kernel_h"])), int(str(rows[0]["kernel_w"]))
     else:
         pair = (round(taps**0.5), round(taps**0.5))
     if pair[0] * pair[1] != taps:

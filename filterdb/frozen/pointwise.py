@@ -104,7 +104,7 @@ def solve_pointwise(
     Returns:
         The names of the pointwise layers.
     """
-    there = [layer.name for layer in from_module(module)[0] if layer.kind != "transposed"]
+    there = [layer.name for layer in from_module(module)[0] if layer.replaceable]
     behind = followers(module, there, batches[0][:2])
     first = min(list(behind).index(name) for name in layers if name in behind) if set(layers) & set(behind) else len(behind)
     names = list(dict.fromkeys(list(behind.values())[first:]))

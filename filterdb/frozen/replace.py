@@ -167,11 +167,10 @@ def replacements(module: nn.Module, plan: Plan, match: Match | None = None) -> I
 
     module = unwrapped(module)
     model = modules.from_module(module, name="", facts=ModelFacts(type(module).__name__), options=modules.Options())
-    # a transposed convolution has no frozen counterpart
-    layers = [layer for layer in model.layers if layer.kind != "transposed"]
+    layers = [layer for layer in model.layers if layer.replaceable]
     plan.check(layers)
     for layer, kernels in zip(model.layers, model.read(), strict=True):
-        if layer.kind == "transposed":
+        if not layer.replaceable:
             continue
         dtype = str(module.get_submodule(layer.name).weight.dtype).removeprefix("torch.")
         yield replacement(layer, kernels, plan, match or by_weights(plan.signed, plan.mix), dtype)

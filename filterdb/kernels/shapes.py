@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from filterdb.kernels.affine import centred_unit
 from filterdb.kernels.scale_space import Jet, cross
-from filterdb.kernels.sizes import Pair
+from filterdb.kernels.sizes import Pair, Rows
 
 SHAPES: dict[str, str] = {
     "on_centre": "on-centre", "off_centre": "off-centre", "on_cross": "on-centre cross", "off_cross": "off-centre cross",
@@ -44,7 +44,7 @@ CENTRE_LIKE = 0.95
 
 def shapes_at(kernel_h: int, kernel_w: int) -> list[str]:
     """The shapes that kernels of a size are classified as; none where there is no centre pixel, or no room around it."""
-    if kernel_h % 2 == 0 or kernel_w % 2 == 0 or min(kernel_h, kernel_w) < 3:
+    if isinstance(kernel_h, Rows) or kernel_h % 2 == 0 or kernel_w % 2 == 0 or min(kernel_h, kernel_w) < 3:
         return []
     return [name for name in SHAPES if "square" not in name or (kernel_h, kernel_w) == (5, 5)]
 

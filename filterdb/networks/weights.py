@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import SourceError
-from filterdb.sources import numbers
+from filterdb.sources import formats
 from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.local import PROGRAMS, kind_of
 from filterdb.sources.safetensors import LocalSafetensors
@@ -71,7 +71,7 @@ def _tensor(leaf: StoredTensor, what: str) -> Tensor:
     words = np.array(leaf.words(what), order="C")
     if words.dtype.kind == "V":  # complex numbers
         return torch.from_numpy(words.view(f"<c{words.itemsize}"))
-    return torch.from_numpy(words.view(f"<i{words.itemsize}")).view(getattr(torch, numbers.torch_name(leaf.dtype)))
+    return torch.from_numpy(words.view(f"<i{words.itemsize}")).view(getattr(torch, formats.torch_name(leaf.dtype)))
 
 
 def _metadata(written: Mapping[str, str], what: str) -> dict[str, Any]:

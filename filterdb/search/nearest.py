@@ -141,9 +141,9 @@ def exemplars(batches: Iterable[pa.RecordBatch], bank: Bank, count: int, view: V
     with closing(duckdb.connect()) as con:
         con.register("nearest", pa.RecordBatchReader.from_batches(SCHEMA, batches))
         rows = con.execute(EXEMPLARS, {"count": count}).fetchall()
-    sql = "SELECT filter_id, kernel, kernel_h, kernel_w FROM filters WHERE filter_id IN (SELECT unnest($ids))"
+    sql = "SELECT filter_id, kernel FROM filters WHERE filter_id IN (SELECT unnest($ids))"
     found = view.rows(sql, ids=[row[1] for row in rows])
-    kernels = {row[0]: np.array(row[1], np.float32).reshape(row[2], row[3]) for row in found}
+    kernels = {row[0]: np.array(row[1], np.float32).reshape(bank.templates.shape[1:]) for row in found}
     return {
         name: np.array([np.sign(gain) * kernels[filter_id] for template, filter_id, gain in rows if template == name])
         for name in bank.names

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from filterdb.errors import InvalidArgument
 from filterdb.kernels import centred_unit
+from filterdb.kernels.sizes import size_of
 from filterdb.search import index
 from filterdb.store.view import View
 
@@ -34,7 +35,7 @@ def similar(
         raise InvalidArgument("The index holds all models of the latest version: with model or as_of, search exactly.")
     if own is None or exact or find_index is None:
         kernel, _ = view.kernel(query)
-        direction, size = _direction(kernel), (kernel.shape[0], kernel.shape[1])
+        direction, size = _direction(kernel), size_of(kernel.shape)
     else:  # its direction is in the index, so no kernel is read
         size = own.kernel_h, own.kernel_w
         direction = find_index(view, *size).direction(own.filter_id)
@@ -60,6 +61,6 @@ def similar(
 
 
 def _direction(kernel: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """The kernel (kernel_h, kernel_w) centred and of unit length, (taps,); None if it is constant."""
+    """The kernel centred and of unit length, (taps,); None if it is constant."""
     parts = centred_unit(kernel.reshape(1, -1))
     return None if parts.dead[0] else parts.unit[0].astype(np.float32)

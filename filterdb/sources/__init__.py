@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Options", "Pending", "Progress", "assemble", "checkpoint", "computed", "held", "inverted", "layers", "local", "module",
-    "network", "numbers", "onnx", "options", "recipes", "resolve", "safetensors", "stored", "things", "timm", "unwrap",
+    "Options", "Pending", "Progress", "assemble", "checkpoint", "computed", "formats", "held", "inverted", "layers", "local",
+    "module", "network", "onnx", "options", "recipes", "resolve", "safetensors", "stored", "things", "timm", "unwrap",
 ]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")

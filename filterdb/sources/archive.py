@@ -15,9 +15,10 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from filterdb.errors import SourceError
-from filterdb.sources import numbers, tarred
-from filterdb.sources.opcodes import DAMAGES, Global, Malformed, Pickle, Record
+from filterdb.errors import SourceError, one_line
+from filterdb.sources import formats, tarred
+from filterdb.sources.machine import DAMAGES, Global, Malformed, Record
+from filterdb.sources.opcodes import Pickle
 from filterdb.sources.rebuild import KNOWN, build, view
 from filterdb.sources.stored import File, InFile, InZip, Part, Storage
 
@@ -46,6 +47,7 @@ class Archive:
 
     def __init__(self, file: File) -> None:
         self.file, self.what, self.whole = file, file.what, False
+        self._last: dict[str, bytes] = {}
         with file.open() as opened:
             first = opened.read(264)
         try:
@@ -73,8 +75,7 @@ class Archive:
         if exported is not None:
             return self._exported(entries, exported.removesuffix(_EXPORTED))
         if older is not None:
-            self.whole = True
-            return Archive(File(self._entry(entries, older), self.what)).held
+            return self._inner(entries, older)
         if pickled is None:
             raise SourceError(
                 f"{self.what} is a zip file without data.pkl, so torch did not write it. Unpack it, and give the checkpoint "
@@ -93,7 +94,7 @@ class Archive:
             with self.file.open() as raw, zipfile.ZipFile(raw) as archive:
                 entries = {entry.filename: entry for entry in archive.infolist()}
         except (zipfile.BadZipFile, OSError, *DAMAGES, NotImplementedError) as error:
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            reason = one_line(str(error) or type(error).__name__)
             raise SourceError(f"{self.what} is a damaged or truncated zip file ({reason}). Fetch it again.") from error
         if any(entry.flag_bits & 1 for entry in entries.values()):
             raise SourceError(f"{self.what} is encrypted. Decrypt it first.")
@@ -102,8 +103,11 @@ class Archive:
     def _entry(self, entries: Mapping[str, zipfile.ZipInfo], name: str) -> bytes:
         entry = entries[name]
         if entry.file_size > LARGEST_PICKLE:
-            raise SourceError(f"{self.what}: {name} would be {entry.file_size / 1e9:.1f} GB, which no checkpoint's is.")
-        return InZip(self.file, entry).read(0, entry.file_size)
+            raise SourceError(f"{self.what}: {one_line(name)} would be {entry.file_size / 1e9:.1f} GB, which no checkpoint's is.")
+        return self._at(entry).read(0, entry.file_size)
+
+    def _at(self, entry: zipfile.ZipInfo) -> InZip:
+        return InZip(self.file, entry, self._last)
 
     def _pickled(self, entries: Mapping[str, zipfile.ZipInfo], root: str, name: str) -> Any:
         """The object in NAME.pkl, with its storages in the folder NAME."""
@@ -118,14 +122,17 @@ class Archive:
             dtype, key, count, _ = found
             if key not in storages:
                 if f"{root}{name}/{key}" not in entries:
-                    raise Malformed(f"has no entry {name}/{key[:40]}, where numbers should be")
-                storages[key] = InZip(self.file, entries[f"{root}{name}/{key}"])
-            if dtype is not None and storages[key].nbytes < count * numbers.SIZES[dtype]:
-                raise Malformed(f"has {storages[key].nbytes} bytes in {name}/{key[:40]}, where {count} numbers should be")
+                    raise Malformed(f"has no entry {name}/{one_line(key, 40)}, where numbers should be")
+                storages[key] = self._at(entries[f"{root}{name}/{key}"])
+            if dtype is not None and storages[key].nbytes < count * formats.SIZES[dtype]:
+                raise Malformed(
+                    f"has {storages[key].nbytes} bytes in {name}/{one_line(key, 40)}, where {count} numbers should be"
+                )
             return Storage(dtype, storages[key], order)
 
+        stored = min(entries[f"{root}{name}.pkl"].compress_size, self.file.size)
         with io.BytesIO(data) as opened:
-            return Pickle(opened, len(data), KNOWN, build, persistent).load()
+            return Pickle(opened, len(data), KNOWN, build, persistent, stored).load()
 
     def _exported(self, entries: Mapping[str, zipfile.ZipInfo], root: str) -> dict[str, Any]:
         """The weights and buffers of a program of ``torch.export``, by their names."""
@@ -142,16 +149,22 @@ class Archive:
         except DAMAGES as error:
             raise Malformed(f"has a damaged list of weights ({type(error).__name__})") from error
 
+    def _inner(self, entries: Mapping[str, zipfile.ZipInfo], name: str) -> Any:
+        """What a checkpoint inside of this one holds."""
+        if isinstance(self.file.where, bytes):  # an archive can be made that holds itself
+            raise Malformed("has checkpoints in checkpoints in it")
+        self.whole = True
+        return Archive(File(self._entry(entries, name), self.what)).held
+
     def _weight(self, entries: Mapping[str, zipfile.ZipInfo], name: str, one: Mapping[str, Any], order: str) -> Any:
         if one.get("use_pickle"):
-            self.whole = True
-            return Archive(File(self._entry(entries, name), self.what)).held
+            return self._inner(entries, name)
         meta = one["tensor_meta"]
         size, stride = ([axis["as_int"] for axis in meta[key]] for key in ("sizes", "strides"))
         dtype = _SCALARS[meta["dtype"]]
         if dtype is None:
-            raise Malformed(f"has weights of the unknown number format {str(meta['dtype'])[:20]}")
-        return view(Storage(dtype, InZip(self.file, entries[name]), order), dtype, meta["storage_offset"]["as_int"], size, stride)
+            raise Malformed(f"has weights of the unknown number format {one_line(meta['dtype'], 20)}")
+        return view(Storage(dtype, self._at(entries[name]), order), dtype, meta["storage_offset"]["as_int"], size, stride)
 
     # -- pickles in a row
 
@@ -165,7 +178,7 @@ class Archive:
                 module = type(saved) is tuple and len(saved) > 1 and saved[0] in ("module", b"module")
                 return saved[1] if module else Record("a persistent id", (saved,))
             dtype, key, count, part = found
-            size = numbers.SIZES[dtype or "U8"]
+            size = formats.SIZES[dtype or "U8"]
             root = backings.setdefault(key, InFile(self.file, 0, count * size))
             return Storage(dtype, root if part is None else Part(root, part[0] * size, part[1] * size))
 
@@ -216,4 +229,4 @@ def storage_id(saved: Any) -> tuple[str | None, str, int, tuple[int, int] | None
         part = (part[1], part[2])
         if sum(part) > count:
             raise Malformed("has a view that reaches beyond its storage")
-    return numbers.of_storage(kind.name), _key(key), count, part
+    return formats.of_storage(kind.name), _key(key), count, part

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from filterdb.errors import SourceError
+from filterdb.errors import SourceError, one_line
 from filterdb.sources import computed
 from filterdb.sources import layers as read_layers
 from filterdb.sources import regular as ordinary_layers
@@ -63,7 +63,8 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
     state, uncomputed = effective(state)
     if empty := next((key for key, leaf in state.items() if len(leaf.shape) == 4 and 0 in leaf.shape), None):
         raise SourceError(
-            f"{what}: {empty} has no elements, {tuple(state[empty].shape)}. Nothing was stored; give a whole checkpoint."
+            f"{what}: {one_line(empty)} has no elements, {tuple(state[empty].shape)}. Nothing was stored; "
+            "give a whole checkpoint."
         )
     leaves: list[Any] | None = None
     params = None
@@ -91,7 +92,7 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
     for one, leaf in [*named, *((layer.name, leaf) for layer, leaf in zip(ordinary, regular_leaves, strict=True))]:
         if str(leaf.dtype) not in FLOATS:
             raise SourceError(
-                f"{what}: {one} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
+                f"{what}: {one_line(one)} is stored as {leaf.dtype}, which is no floating-point kernel. Give unquantised weights."
             )
     return Located(layers, leaves, skipped, notes, params, ordinary, regular_leaves)
 
@@ -129,7 +130,8 @@ def kernels(arrays: Iterator[NDArray[Any]], layers: Sequence[Layer], what: str) 
         if not finite.all():
             channel = int(np.argwhere(~finite)[0][0])
             raise SourceError(
-                f"{what}: {layer.name} has {int((~finite).sum())} weights that are NaN or infinite (first in channel {channel}). "
+                f"{what}: {one_line(layer.name)} has {int((~finite).sum())} weights that are NaN or infinite "
+                f"(first in channel {channel}). "
                 "Nothing was stored; give a checkpoint whose training did not diverge."
             )
         yield kernel

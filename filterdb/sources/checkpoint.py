@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.sources.archive import Archive
+from filterdb.sources.machine import Record
 from filterdb.sources.objects import tree
-from filterdb.sources.opcodes import Record
 from filterdb.sources.options import Progress
 from filterdb.sources.stored import File, StoredTensor
 

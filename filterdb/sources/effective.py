@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from filterdb.sources.computed import Array, Computed
-from filterdb.sources.numbers import FLOAT8, INTEGERS, SIZES
+from filterdb.sources.formats import FLOAT8, INTEGERS, SIZES
 from filterdb.sources.rebuild import QUANTISED
 from filterdb.sources.stored import Unreadable
 from filterdb.store.schema import Skipped
@@ -22,6 +22,7 @@ from filterdb.store.schema import Skipped
 COMPUTED = "{}: their effective weights were computed"
 NOT_COMPUTED = "is parametrised in a way that cannot be computed from what is stored"
 NO_SCALE = "is quantised, and its scale beside it is not one for each channel"
+LONGEST_KEY = 1000
 _PARAMETRISED = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.(?P<rest>original\d*|\d+\..+)")
 _SPLIT = re.compile(r"(?P<key>.*weight\w*)_(?P<rest>g|v|u|orig|mask)")
 _SCALES = ("{key}_scale", "{key}_scale_inv", "{module}scale", "{module}scale_weight")
@@ -72,6 +73,8 @@ def _groups(state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     new: dict[str, dict[str, str]] = {}
     old: dict[str, dict[str, str]] = {}
     for key in state:
+        if len(key) > LONGEST_KEY:  # a search through it could take forever
+            continue
         if found := _PARAMETRISED.fullmatch(key):
             new.setdefault(found["module"] + found["name"], {})[found["rest"]] = key
         elif found := _SPLIT.fullmatch(key):

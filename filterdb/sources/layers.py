@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from filterdb.kernels.sizes import Pair
+from filterdb.kernels.sizes import LARGEST, Pair, rows
 from filterdb.store.schema import Kind, Layer, Skipped
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ TRANSPOSED = "transposed convolutions with several outputs of each input channel
 SHARED = "shares its weights with a layer that is stored"
 NOT_A_WEIGHT = "has the shape of depthwise kernels and is not named as a weight"
 NOT_FLOAT = "is not floating point (quantised?)"
-LARGEST = 255
-"""Rows or columns of the largest kernel that has a size name."""
+
+if TYPE_CHECKING:
+    Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d
 
 _STAGE_AND_BLOCK = re.compile(r"(?:^|\.)(?:layers|blocks)\.(\d+)\.(?:[a-z_]+\.)?(\d+)\.")
 _STAGES = re.compile(r"(?:^|\.)stages\.(\d+)\.")
@@ -60,7 +61,7 @@ def stages_of(names: Sequence[str]) -> list[int | None]:
 def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[Layer], list[Skipped]]:
     """The depthwise layers of a network, in its order, and what was left out.
 
-    A convolution is depthwise when it is a Conv2d, or a subclass, with groups == in_channels > 1 and out_channels a multiple
+    A convolution is depthwise when it is a Conv1d, Conv2d or Conv3d with groups == in_channels > 1 and out_channels a multiple
     of groups. It is a "branch" when it sits in a block that merges parallel depthwise branches into one kernel: a module with
     a method ``reparameterize``, ``switch_to_deploy`` or ``fuse`` that holds several depthwise convolutions (1x1 ones counted)
     alike in channels and stride, alone or in a ModuleList. Otherwise it is a "multiplier" when out_channels > in_channels. A
@@ -68,10 +69,10 @@ def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[La
     """
     from torch import nn
 
-    found: list[tuple[str, nn.Conv2d | nn.ConvTranspose2d]] = []
+    found: list[tuple[str, Convolution]] = []
     skipped: dict[str, list[str]] = {}
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == module.in_channels > 1:
             found.append((name, module))
         elif isinstance(module, nn.ConvTranspose2d) and module.groups == module.in_channels > 1:
             if module.out_channels == module.in_channels:
@@ -82,10 +83,10 @@ def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[La
             skipped.setdefault(EXPERTS, []).append(name)
 
     branches = _branches(network)
-    stored: list[tuple[str, nn.Conv2d | nn.ConvTranspose2d]] = []
+    stored: list[tuple[str, Convolution]] = []
     weights: set[int] = set()
     for name, conv in found:
-        if conv.kernel_size == (1, 1) and not pointwise:
+        if set(conv.kernel_size) == {1} and not pointwise:
             skipped.setdefault(POINTWISE, []).append(name)
         elif id(conv.weight) in weights:
             skipped.setdefault(SHARED, []).append(name)
@@ -99,25 +100,26 @@ def from_module(network: nn.Module, *, pointwise: bool = False) -> tuple[list[La
     return layers, _as_skipped(skipped)
 
 
-def _layer(name: str, conv: nn.Conv2d | nn.ConvTranspose2d, stage: int | None, branch: bool) -> Layer:
+def _layer(name: str, conv: Convolution, stage: int | None, branch: bool) -> Layer:
     kind: Kind = "branch" if branch else "multiplier" if conv.out_channels > conv.in_channels else "depthwise"
     if conv.transposed:  # its kernels stay as torch has them: the pattern that one input pixel adds to the output
         kind = "transposed"
     return Layer(
-        name, conv.kernel_size[0], conv.kernel_size[1], conv.out_channels, conv.in_channels, _pair(conv.stride),
-        _pair(conv.dilation), _padding(conv), conv.padding_mode, stage, kind,
+        name, *sheet(conv.kernel_size), conv.out_channels, conv.in_channels, _pair(conv.stride, 1), _pair(conv.dilation, 1),
+        _padding(conv), conv.padding_mode, stage, kind, len(conv.kernel_size),
     )  # fmt: skip
 
 
-def _pair(value: tuple[int, ...]) -> Pair:
-    return int(value[0]), int(value[1])
+def _pair(value: tuple[int, ...], without: int) -> Pair:
+    """Along rows and columns. A convolution of one dimension has one row and ``without`` along it; that of slices is left out."""
+    return (int(value[-2]) if len(value) > 1 else without), int(value[-1])
 
 
-def _padding(conv: nn.Conv2d | nn.ConvTranspose2d) -> Pair | Literal["same"]:
+def _padding(conv: Convolution) -> Pair | Literal["same"]:
     # Conv2dSame and its kin keep padding 0 and pad in forward(), by an amount that depends on the input's size
     if conv.padding == "same" or "Same" in type(conv).__name__:
         return "same"
-    return (0, 0) if isinstance(conv.padding, str) else _pair(conv.padding)
+    return (0, 0) if isinstance(conv.padding, str) else _pair(conv.padding, 0)
 
 
 def _branches(network: nn.Module) -> set[str]:
@@ -148,20 +150,20 @@ def from_shapes(
 ) -> tuple[list[Layer], list[str], list[Skipped]]:
     """The layers that the shapes in a state dict show, the key of each, and what was left out.
 
-    A tensor holds depthwise kernels when its shape is (C, 1, kh, kw) with C > 1 and kh * kw > 1 and its key calls it a weight
-    or a kernel. Strides, dilations, paddings and in_channels cannot be seen.
+    A tensor holds depthwise kernels when its shape is (C, 1, …) with C > 1 and one to three more axes of more than one tap in
+    all, and its key calls it a weight or a kernel. Strides, dilations, paddings and in_channels cannot be seen.
     """
     left: dict[str, list[str]] = {reason: list(names) for reason, names in (skipped or {}).items()}
     keys: list[str] = []
     stored: set[Any] = set()
     for key, tensor in tensors.items():
         shape = tuple(tensor.shape)
-        if len(shape) != 4 or shape[0] < 2 or shape[1] != 1:
+        if not 3 <= len(shape) <= 5 or shape[0] < 2 or shape[1] != 1:
             continue
         named = re.search(r"weight|kernel", key.rpartition(".")[2].lower())
         if not named:
             left.setdefault(NOT_A_WEIGHT, []).append(key)
-        elif shape[2:] == (1, 1) and not pointwise:
+        elif set(shape[2:]) == {1} and not pointwise:
             left.setdefault(POINTWISE, []).append(key)
         elif max(shape[2:]) > LARGEST:
             left.setdefault(f"is larger than {LARGEST} x {LARGEST}", []).append(key)
@@ -175,10 +177,20 @@ def from_shapes(
     names = [key.removesuffix(".weight") for key in keys]
     shapes = [tuple(tensors[key].shape) for key in keys]
     layers = [
-        Layer(name, shape[2], shape[3], shape[0], stage=stage)
+        Layer(name, *sheet(shape[2:]), shape[0], stage=stage, ndim=len(shape) - 2)
         for name, shape, stage in zip(names, shapes, stages_of(names), strict=True)
     ]
     return layers, keys, _as_skipped(left)
+
+
+def sheet(taps: Sequence[int]) -> Pair:
+    """Rows and columns of a kernel given by its taps along each of one to three axes.
+
+    >>> sheet([4]), sheet([7, 5]), sheet([3, 7, 5])
+    ((1, 4), (7, 5), (Rows(3, 7), 5))
+    """
+    kernel_d, kernel_h, kernel_w = (1,) * (3 - len(taps)) + tuple(int(count) for count in taps)
+    return rows(kernel_d, kernel_h), kernel_w
 
 
 def _place(tensor: Any) -> Any:

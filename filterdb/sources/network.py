@@ -141,7 +141,7 @@ def match(network: Network, state: Mapping[str, Any], what: str) -> tuple[list[A
             return None, state, [reason]
     leaves = [found[key] for key in wanted]
     for layer, leaf in zip(network.layers, leaves, strict=True):
-        expected = (layer.out_channels, 1, layer.kernel_h, layer.kernel_w)
+        expected = layer.weight_shape
         if tuple(leaf.shape) != expected:
             raise SourceError(
                 f"{what}: {layer.name} is {tuple(leaf.shape)} where {network.architecture} has {expected}. "

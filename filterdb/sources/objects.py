@@ -12,7 +12,7 @@ from typing import Any
 
 from filterdb.errors import SourceError
 from filterdb.sources.computed import Computed
-from filterdb.sources.opcodes import Record
+from filterdb.sources.machine import Record
 from filterdb.sources.stored import StoredTensor, Unreadable
 
 DEEPEST = 8
@@ -44,7 +44,8 @@ def tree(held: Any, what: str) -> Tree:
             into.update(_state_dict(module, seen, what))
             continue
         listed = type(value) in (list, tuple)
-        for key, child in _children(value):
+        for key, child in _children(value, seen):
+            child = _leaf(child)
             if isinstance(child, _TENSORS):
                 if not listed:  # the weights in a list have no names
                     into[key] = child
@@ -53,15 +54,24 @@ def tree(held: Any, what: str) -> Tree:
     return root
 
 
+def _leaf(value: Any) -> Any:
+    """The tensor in a parameter of torch before 0.4, an object with the tensor first in its state; anything else as it is."""
+    old = isinstance(value, Record) and value.name.rpartition(".")[2] in ("Parameter", "Variable")
+    first = value.state[0] if old and type(value.state) is tuple and value.state else None
+    return first if isinstance(first, _TENSORS) else value
+
+
 def _may_hold(value: Any) -> bool:
     return isinstance(value, Record) or (type(value) in (dict, list, tuple) and len(value) > 0)
 
 
-def _children(value: Any) -> Iterator[tuple[Any, Any]]:
-    """What an object holds, each under its name."""
+def _children(value: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
+    """What an object holds, each under its name. The same attributes may be given to many objects, and are seen once."""
     if isinstance(value, Record):
         for attributes in _states(value):
-            yield from attributes.items()
+            if id(attributes) not in seen:
+                seen.add(id(attributes))
+                yield from attributes.items()
         yield from value.items.items()
         yield from ((str(i), one) for i, one in enumerate((*value.args, *value.listed)) if not isinstance(one, _TENSORS))
     elif type(value) is dict:
@@ -72,7 +82,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _states(record: Record) -> list[Mapping[Any, Any]]:
     """The attributes of an object: a dict, or that and one for its slots."""
-    parts = record.state if type(record.state) is tuple else (record.state,)
+    parts = record.state[:4] if type(record.state) is tuple else (record.state,)
     return [part for part in parts if type(part) is dict]
 
 
@@ -112,7 +122,8 @@ def _state_dict(module: Mapping[Any, Any], seen: set[int], what: str) -> Tree:
         if depth > DEEPEST_MODULE:
             raise SourceError(f"{what} holds modules nested too deeply to be a network. Save its state_dict() and give that.")
         inner: list[tuple[str, Mapping[Any, Any], int]] = []
-        for key, value in _members(attributes):
+        for key, value in _members(attributes, seen):
+            value = _leaf(value)
             if isinstance(value, _TENSORS):
                 state[f"{prefix}{key}"] = value
             elif (found := _module(value)) is not None and id(value) not in seen:
@@ -122,12 +133,14 @@ def _state_dict(module: Mapping[Any, Any], seen: set[int], what: str) -> Tree:
     return state
 
 
-def _members(attributes: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _members(attributes: Mapping[Any, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Parameters, buffers and modules, each set of them seen once."""
     if "_parameters" not in attributes:
         parts: list[Any] = [attributes]
     else:
         parts = [attributes.get(key) for key in ("_parameters", "_buffers", "_modules")]
     for part in parts:
         part = part.items if isinstance(part, Record) else part
-        if type(part) is dict:
+        if type(part) is dict and id(part) not in seen:
+            seen.add(id(part))
             yield from ((key, value) for key, value in part.items() if type(key) is str)

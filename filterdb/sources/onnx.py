@@ -20,7 +20,7 @@ import numpy as np
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
 from filterdb.sources.finder import Finder, Weight, dequantise, kind_of_layer, listed, one_line, unequal
-from filterdb.sources.layers import NOT_FLOAT, TRANSPOSED
+from filterdb.sources.layers import NOT_FLOAT, TRANSPOSED, sheet
 from filterdb.sources.onnx_values import NotConstant, Values
 from filterdb.sources.options import Options, Progress
 from filterdb.store.schema import Layer, Model, ModelFacts
@@ -125,7 +125,7 @@ def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
         found.skip(str(reason), label)
         return
     shape = weights.shape
-    if len(shape) != 4 or shape[0] % groups or (transposed and shape[0] != groups):
+    if not 3 <= len(shape) <= 5 or shape[0] % groups or (transposed and shape[0] != groups):
         return
     if (shape[1] != 1 or groups == 1) and not transposed:
         if weights.weight.bits:
@@ -202,25 +202,33 @@ def _attributes(node: Any, label: str, what: str) -> dict[str, Any]:
 
 def _layer(name: str, shape: tuple[int, ...], groups: int, attributes: dict[str, Any], what: str) -> Layer:
     try:
-        stride, dilation = _pair(attributes.get("strides")), _pair(attributes.get("dilations"))
-        padding = _padding(attributes)
+        ndim = len(shape) - 2
+        stride, dilation = (_pair(attributes.get(name) or (1,) * ndim, ndim, 1) for name in ("strides", "dilations"))
+        padding = _padding(attributes, ndim)
     except (TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"{what}: the attributes of {name} make no sense ({one_line(error)}). Fetch the file again.") from error
     return Layer(
-        name, shape[2], shape[3], shape[0], groups, stride, dilation, padding, "zeros", None, kind_of_layer(shape[0], groups)
-    )
+        name, *sheet(shape[2:]), shape[0], groups, stride, dilation, padding, "zeros", None, kind_of_layer(shape[0], groups),
+        len(shape) - 2,
+    )  # fmt: skip
 
 
-def _pair(values: Iterable[int] | None) -> Pair:
-    rows, columns = list(values or (1, 1))[:2]
+def _pair(values: Iterable[int], ndim: int, without: int) -> Pair:
+    """Along rows and columns, the last two axes; one dimension has ``without`` along rows."""
+    numbers = list(values)
+    if len(numbers) != ndim:
+        raise ValueError(f"{len(numbers)} numbers for {ndim} dimensions")
+    *_, rows, columns = [without, *numbers]
     return int(rows), int(columns)
 
 
-def _padding(attributes: dict[str, Any]) -> Pair | Literal["same"] | None:
+def _padding(attributes: dict[str, Any], ndim: int) -> Pair | Literal["same"] | None:
     automatic = attributes.get("auto_pad", b"NOTSET")
     if automatic.startswith(b"SAME"):
         return "same"
     if automatic == b"VALID":
         return 0, 0
-    top, left, bottom, right = [int(value) for value in attributes.get("pads", (0, 0, 0, 0))]
-    return (top, left) if (top, left) == (bottom, right) else None
+    pads = [int(value) for value in attributes.get("pads", (0,) * 2 * ndim)]
+    if len(pads) != 2 * ndim:
+        raise ValueError(f"{len(pads)} pads for {ndim} dimensions")
+    return _pair(pads[:ndim], ndim, 0) if pads[:ndim] == pads[ndim:] else None

@@ -12,86 +12,19 @@ from __future__ import annotations
 
 import codecs
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
+
+from filterdb.sources.machine import BYTES_A_STEP, DAMAGES, MARK, Global, Machine, Malformed, Record, key_of
 
 MOST_STEPS = 32_000_000
-"""Instructions, where one that makes a container counts for several; a checkpoint with a large optimiser has a million."""
+"""Instructions, where one that makes a container counts for several; a checkpoint with a large optimiser has a million. A large
+file may have more, in proportion to its size."""
 _U16, _U32, _U64, _I32 = (struct.Struct(form) for form in ("<H", "<I", "<Q", "<i"))
-LONGEST_LINE = 1_000_000
-DAMAGES = (
-    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError, ValueError, struct.error,
-)  # fmt: skip
-"""What a stranger's bytes may raise in here."""
 
 
-class Malformed(ValueError):
-    """A pickle that is damaged, or asks for what no checkpoint asks for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """The name of a class or function, which was not imported."""
-
-    name: str
-
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """An object that would have been made by code: what was to be called, and what the result was to hold."""
-
-    name: str
-    args: tuple[Any, ...] = ()
-    state: Any = None
-    items: dict[Any, Any] = field(default_factory=dict)
-    """What was put into it under keys, as into a dict."""
-    listed: list[Any] = field(default_factory=list)
-    """What was appended to it, as to a list."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Opaque:
-    """A key that is not plain: itself, and equal to nothing else."""
-
-    value: Any
-
-
-class _Mark:
-    """Where the arguments of an instruction begin."""
-
-
-_MARK = _Mark()
-Rebuild = Callable[..., Any]
-"""Given the arguments of a call, the object; NotImplemented where the arguments are not those expected."""
-
-
-def key_of(value: Any) -> Any:
-    """A dictionary's key. Others than plain ones would be hashed deeply, and large integers can be made to collide."""
-    plain = type(value) is str or value is None or type(value) in (bytes, bool, float, Global)
-    return value if plain or (type(value) is int and abs(value) < 2**60) else Opaque(value)
-
-
-class Pickle:
-    """Pickles in a file, read one after the other.
-
-    Args:
-        file: read from where it stands.
-        size: bytes of the file; nothing longer is read.
-        known: function or class to what rebuilds its results.
-        build: given an object that is no record and the state it was to get, what becomes of it.
-        persistent: the object that an id outside of the pickle stands for.
-    """
-
-    def __init__(
-        self, file: BinaryIO, size: int, known: Mapping[str, Rebuild], build: Callable[[Any, Any], Any],
-        persistent: Callable[[Any], Any],
-    ) -> None:  # fmt: skip
-        self.file, self.size = file, size
-        self.known, self.build, self.persistent = known, build, persistent
-        self.steps = 0
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+class Pickle(Machine):
+    """Pickles in a file, read one after the other."""
 
     def load(self) -> Any:
         """The next object.
@@ -100,11 +33,11 @@ class Pickle:
             Malformed: the file is no pickle, is damaged, or is absurd.
         """
         self.stack, self.memo = [], {}
-        read, actions = self.file.read, _ACTIONS
+        read, actions, most = self.file.read, _ACTIONS, MOST_STEPS + self.stored // BYTES_A_STEP
         try:
             while (code := read(1)) != b".":
                 self.steps += 1
-                if self.steps > MOST_STEPS:
+                if self.steps > most:
                     raise Malformed("has more instructions than any checkpoint")
                 action = actions.get(code)
                 if action is None:
@@ -116,93 +49,14 @@ class Pickle:
         except DAMAGES as error:
             raise Malformed(f"is damaged ({type(error).__name__})") from error
 
-    # -- the file
-
-    def take(self, count: int) -> bytes:
-        """So many bytes."""
-        if not 0 <= count <= self.size:
-            raise Malformed("claims more bytes than there are")
-        data = self.file.read(count)
-        if len(data) != count:
-            raise Malformed("ends too early")
-        return data
-
-    def line(self) -> bytes:
-        """The bytes up to the end of the line, without it."""
-        line = self.file.readline(LONGEST_LINE)
-        if not line.endswith(b"\n"):
-            raise Malformed("ends too early")
-        return line[:-1]
-
-    def number(self, form: struct.Struct) -> int:
-        """A number in binary."""
-        number: int = form.unpack(self.file.read(form.size))[0]
-        return number
-
-    # -- the stack
-
-    def charge(self, steps: int) -> None:
-        """Count work beyond one instruction."""
-        self.steps += steps
-
-    def push(self, value: Any) -> None:
-        """Put on the stack."""
-        self.stack.append(value)
-
-    def pop(self) -> Any:
-        """Take from the stack."""
-        value = self.stack.pop()
-        if value is _MARK:
-            raise Malformed("is damaged (a mark for a value)")
-        return value
-
-    def top(self) -> Any:
-        """What is uppermost."""
-        value = self.stack[-1]
-        if value is _MARK:
-            raise Malformed("is damaged (a mark for a value)")
-        return value
-
-    def marked(self) -> list[Any]:
-        """Take all down to the last mark, and the mark."""
-        for i in range(len(self.stack) - 1, -1, -1):
-            if self.stack[i] is _MARK:
-                found = self.stack[i + 1 :]
-                del self.stack[i:]
-                return found
-        raise Malformed("is damaged (no mark)")
-
-    # -- objects
-
-    def call(self, function: Any, args: Any) -> Any:
-        """What a call stands for: something known, or a record."""
-        self.charge(8)
-        args = tuple(args) if type(args) in (tuple, list) else (args,)
-        if isinstance(function, Global):
-            rebuild = self.known.get(function.name)
-            if rebuild is not None:
-                self.charge(sum(len(arg) for arg in args if type(arg) in (list, dict, set, frozenset, tuple)))
-                made = rebuild(*args)
-                if made is not NotImplemented:
-                    return made
-            return Record(function.name, args)
-        return Record("what a call returned" if isinstance(function, Record) else type(function).__name__, (function, *args))
-
-    def state(self, target: Any, state: Any) -> Any:
-        """The object with its state."""
-        if isinstance(target, Record):
-            target.state = state
-            return target
-        return self.build(target, state)
-
 
 # -- instructions --------------------------------------------------------------------------------------------------------------
 
-_ACTIONS: dict[bytes, Callable[[Pickle], None]] = {}
+_ACTIONS: dict[bytes, Callable[[Machine], None]] = {}
 
 
-def _action(*codes: bytes) -> Callable[[Callable[[Pickle], None]], Callable[[Pickle], None]]:
-    def add(function: Callable[[Pickle], None]) -> Callable[[Pickle], None]:
+def _action(*codes: bytes) -> Callable[[Callable[[Machine], None]], Callable[[Machine], None]]:
+    def add(function: Callable[[Machine], None]) -> Callable[[Machine], None]:
         _ACTIONS.update(dict.fromkeys(codes, function))
         return function
 
@@ -233,7 +87,7 @@ def _integer(line: bytes) -> int | bool:
     return {b"00": False, b"01": True}.get(line, int(line))
 
 
-_VALUES: dict[bytes, Callable[[Pickle], Any]] = {
+_VALUES: dict[bytes, Callable[[Machine], Any]] = {
     b"N": lambda p: None,
     b"\x88": lambda p: True,
     b"\x89": lambda p: False,
@@ -258,7 +112,7 @@ _VALUES: dict[bytes, Callable[[Pickle], Any]] = {
     b"\x8e": lambda p: p.take(p.number(_U64)),
     b"\x96": lambda p: p.take(p.number(_U64)),
     b")": lambda p: (),
-    b"(": lambda p: _MARK,
+    b"(": lambda p: MARK,
     b"c": lambda p: _global(_text(p.line()), _text(p.line())),
     b"g": lambda p: p.memo[int(p.line())],
     b"h": lambda p: p.memo[p.file.read(1)[0]],
@@ -275,8 +129,8 @@ _VALUES: dict[bytes, Callable[[Pickle], Any]] = {
 """Instructions that put one value on the stack."""
 
 
-def _pushing(value: Callable[[Pickle], Any]) -> Callable[[Pickle], None]:
-    def action(p: Pickle) -> None:
+def _pushing(value: Callable[[Machine], Any]) -> Callable[[Machine], None]:
+    def action(p: Machine) -> None:
         p.stack.append(value(p))
 
     return action
@@ -297,41 +151,41 @@ _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 @_action(b"\x80")
-def _protocol(p: Pickle) -> None:
+def _protocol(p: Machine) -> None:
     p.take(1)  # every instruction is read as what it is, whatever the protocol
 
 
 @_action(b"\x95")
-def _frame(p: Pickle) -> None:
+def _frame(p: Machine) -> None:
     p.take(8)
 
 
 @_action(b"]")
-def _empty_list(p: Pickle) -> None:
+def _empty_list(p: Machine) -> None:
     p.charge(4)
     p.push([])
 
 
 @_action(b"}")
-def _empty_dict(p: Pickle) -> None:
+def _empty_dict(p: Machine) -> None:
     p.charge(4)
     p.push({})
 
 
 @_action(b"\x8f")
-def _empty_set(p: Pickle) -> None:
+def _empty_set(p: Machine) -> None:
     p.charge(16)
     p.push(set())
 
 
 @_action(b"\x91")
-def _frozenset(p: Pickle) -> None:
+def _frozenset(p: Machine) -> None:
     p.charge(16)
     p.push(frozenset(map(key_of, p.marked())))
 
 
-def _short_tuple(count: int) -> Callable[[Pickle], None]:
-    def action(p: Pickle) -> None:
+def _short_tuple(count: int) -> Callable[[Machine], None]:
+    def action(p: Machine) -> None:
         p.push(tuple([p.pop() for _ in range(count)][::-1]))
 
     return action
@@ -341,48 +195,48 @@ _ACTIONS.update({bytes([0x84 + count]): _short_tuple(count) for count in (1, 2, 
 
 
 @_action(b"0")
-def _pop(p: Pickle) -> None:
+def _pop(p: Machine) -> None:
     p.stack.pop()
 
 
 @_action(b"1")
-def _pop_mark(p: Pickle) -> None:
+def _pop_mark(p: Machine) -> None:
     p.marked()
 
 
 @_action(b"p")
-def _put(p: Pickle) -> None:
+def _put(p: Machine) -> None:
     _remember(p, int(p.line()))
 
 
 @_action(b"q")
-def _put_byte(p: Pickle) -> None:
+def _put_byte(p: Machine) -> None:
     _remember(p, p.file.read(1)[0])
 
 
 @_action(b"r")
-def _put_long(p: Pickle) -> None:
+def _put_long(p: Machine) -> None:
     _remember(p, p.number(_U32))
 
 
 @_action(b"\x94")
-def _memoize(p: Pickle) -> None:
+def _memoize(p: Machine) -> None:
     _remember(p, len(p.memo))
 
 
-def _remember(p: Pickle, number: int) -> None:
+def _remember(p: Machine, number: int) -> None:
     p.steps += 3
     p.memo[number] = p.top()
 
 
 @_action(b"a")
-def _append(p: Pickle) -> None:
+def _append(p: Machine) -> None:
     value = p.pop()
     _extend(p.top(), [value])
 
 
 @_action(b"e")
-def _appends(p: Pickle) -> None:
+def _appends(p: Machine) -> None:
     values = p.marked()
     _extend(p.top(), values)
 
@@ -397,7 +251,7 @@ def _extend(target: Any, values: list[Any]) -> None:
 
 
 @_action(b"d")
-def _dict(p: Pickle) -> None:
+def _dict(p: Machine) -> None:
     p.charge(4)
     made: dict[Any, Any] = {}
     _update(made, p.marked())
@@ -405,13 +259,13 @@ def _dict(p: Pickle) -> None:
 
 
 @_action(b"s")
-def _setitem(p: Pickle) -> None:
+def _setitem(p: Machine) -> None:
     value, key = p.pop(), p.pop()
     _update(p.top(), [key, value])
 
 
 @_action(b"u")
-def _setitems(p: Pickle) -> None:
+def _setitems(p: Machine) -> None:
     values = p.marked()
     _update(p.top(), values)
 
@@ -425,7 +279,7 @@ def _update(target: Any, values: list[Any]) -> None:
 
 
 @_action(b"\x90")
-def _additems(p: Pickle) -> None:
+def _additems(p: Machine) -> None:
     values = p.marked()
     target = p.top()
     if isinstance(target, Record):
@@ -435,7 +289,7 @@ def _additems(p: Pickle) -> None:
 
 
 @_action(b"\x93")
-def _stack_global(p: Pickle) -> None:
+def _stack_global(p: Machine) -> None:
     name, module = p.pop(), p.pop()
     if type(name) is not str or type(module) is not str:
         raise Malformed("names a class by no text")
@@ -443,13 +297,13 @@ def _stack_global(p: Pickle) -> None:
 
 
 @_action(b"R", b"\x81")
-def _reduce(p: Pickle) -> None:
+def _reduce(p: Machine) -> None:
     args, function = p.pop(), p.pop()
     p.push(p.call(function, args))
 
 
 @_action(b"\x92")
-def _newobj_ex(p: Pickle) -> None:
+def _newobj_ex(p: Machine) -> None:
     words, args, function = p.pop(), p.pop(), p.pop()
     made = p.call(function, args)
     if isinstance(made, Record) and type(words) is dict:
@@ -458,18 +312,18 @@ def _newobj_ex(p: Pickle) -> None:
 
 
 @_action(b"o")
-def _obj(p: Pickle) -> None:
+def _obj(p: Machine) -> None:
     function, *args = p.marked()
     p.push(p.call(function, args))
 
 
 @_action(b"i")
-def _inst(p: Pickle) -> None:
+def _inst(p: Machine) -> None:
     function = _global(_text(p.line()), _text(p.line()))
     p.push(p.call(function, p.marked()))
 
 
 @_action(b"b")
-def _build(p: Pickle) -> None:
+def _build(p: Machine) -> None:
     state, target = p.pop(), p.pop()
     p.push(p.state(target, state))

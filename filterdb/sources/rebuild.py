@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from filterdb.sources import numbers
+from filterdb.sources import formats
 from filterdb.sources.computed import Array, Computed
-from filterdb.sources.opcodes import Global, Malformed, Rebuild, key_of
+from filterdb.sources.machine import Global, Malformed, Rebuild, key_of
 from filterdb.sources.stored import InMemory, Storage, StoredTensor, Unreadable, empty, row_major
 
 QUANTISED = "quantised weights: their stored integers were multiplied by their scales"
@@ -22,7 +23,7 @@ class NumpyDtype:
     @property
     def name(self) -> str | None:
         """The number format, None for one that is not read."""
-        return numbers.of_numpy(self.code) or numbers.of_torch(self.code)
+        return formats.of_numpy(self.code) or formats.of_torch(self.code)
 
 
 # -- tensors -------------------------------------------------------------------------------------------------------------------
@@ -40,9 +41,11 @@ def sizes(value: Any) -> tuple[int, ...]:
 def view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any) -> StoredTensor:
     """A tensor, where its storage has room for it."""
     made = StoredTensor(storage, dtype, sizes((offset,))[0], sizes(size), sizes(stride))
+    if math.prod(max(length, 1) for length in made.shape) >= 2**60:
+        raise Malformed("has a tensor of an absurd size")
     if len(made.strides) != len(made.shape):
         raise Malformed("has a tensor with another number of steps than of sizes")
-    if (made.offset + made.span) * numbers.SIZES[dtype] > storage.backing.nbytes:
+    if (made.offset + made.span) * formats.SIZES[dtype] > storage.backing.nbytes:
         raise Malformed(f"has a tensor of shape {str(made.shape)[:80]} that reaches beyond what is stored")
     return made
 
@@ -60,7 +63,7 @@ def _of_format(storage: Storage, dtype: str | None, offset: Any, size: Any, stri
 def _tensor_of_dtype(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
     if not isinstance(storage, Storage) or not isinstance(dtype, Global):
         return NotImplemented
-    return _of_format(storage, numbers.of_torch(dtype.name), offset, size, stride)
+    return _of_format(storage, formats.of_torch(dtype.name), offset, size, stride)
 
 
 def _quantised(storage: Any, offset: Any, size: Any, stride: Any, params: Any, *_: Any) -> Any:
@@ -82,7 +85,7 @@ def _quantised(storage: Any, offset: Any, size: Any, stride: Any, params: Any, *
 
 
 def _sparse(layout: Any, data: Any) -> Any:
-    found = next((one for one in reversed(data) if type(one) is tuple and all(type(n) is int for n in one)), None)
+    found = next((one for one in data[::-1] if type(one) is tuple and len(one) <= 64 and all(type(n) is int for n in one)), None)
     return NotImplemented if found is None else Unreadable(sizes(found), "is a sparse tensor")
 
 
@@ -102,9 +105,13 @@ def _parameter(data: Any = None, *_: Any) -> Any:
     return data if isinstance(data, StoredTensor | Computed | Unreadable) else NotImplemented
 
 
-def _from_type(function: Any, kind: Any, args: Any, *_: Any) -> Any:
+def _from_type(function: Any, kind: Any, args: Any, state: Any = None, *_: Any) -> Any:
     rebuild = KNOWN.get(function.name) if isinstance(function, Global) else None
-    return NotImplemented if rebuild is None else rebuild(*args)
+    made = NotImplemented if rebuild is None else rebuild(*args)
+    local = state.get("_local_tensor") if type(state) is dict else None
+    # a tensor that was spread over processes, of which there was one
+    whole = isinstance(made, Unreadable) and isinstance(local, StoredTensor) and local.shape == made.shape
+    return local if whole else made
 
 
 # -- numpy ---------------------------------------------------------------------------------------------------------------------
@@ -120,9 +127,9 @@ def _dtype(code: Any, *_: Any) -> Any:
 
 def _scalar(dtype: Any, data: Any = b"", *_: Any) -> Any:
     data = _as_bytes(data)
-    if not isinstance(dtype, NumpyDtype) or dtype.name is None or data is None or len(data) != numbers.SIZES[dtype.name]:
+    if not isinstance(dtype, NumpyDtype) or dtype.name is None or data is None or len(data) != formats.SIZES[dtype.name]:
         return NotImplemented
-    return numbers.numbers(numbers.words(data, dtype.name, dtype.order), dtype.name)[0].item()
+    return formats.numbers(formats.words(data, dtype.name, dtype.order), dtype.name)[0].item()
 
 
 def _as_bytes(data: Any) -> bytes | None:
@@ -148,8 +155,8 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Any:
 
 def build(target: Any, state: Any) -> Any:
     """Give its state to something that was rebuilt. Attributes of containers and of tensors are left behind."""
-    if isinstance(target, StoredTensor) and type(state) is tuple and len(state) == 5:
-        return _fill(target, *state[1:])
+    if isinstance(target, StoredTensor) and target.shape == (0,) and type(state) is tuple and len(state) == 5:
+        return _fill(target, *state[1:])  # an array of numpy's; tensors of torch's come whole
     if isinstance(target, NumpyDtype) and type(state) is tuple and len(state) > 1 and state[1] in ("<", ">", b"<", b">"):
         target.order = _as_bytes(state[1]).decode()  # type: ignore[union-attr]
     return target

@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.sources import numbers
+from filterdb.sources import formats
 from filterdb.sources.options import Progress
 
 LARGEST_HEADER = 100_000_000
@@ -110,7 +110,7 @@ def _place(key: str, entry: Any, base: int, wrong: Any) -> Place:
 
 def decode(data: bytes | memoryview, place: Place) -> NDArray[Any]:
     """The numbers of a tensor: float64 and integers as they are, every other float exactly as float32."""
-    return numbers.numbers(numbers.words(data, place.dtype), place.dtype).reshape(place.shape)
+    return formats.numbers(formats.words(data, place.dtype), place.dtype).reshape(place.shape)
 
 
 class LocalSafetensors:

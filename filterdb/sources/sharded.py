@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from filterdb.errors import SourceError
+from filterdb.errors import SourceError, one_line
 from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.options import Progress
 from filterdb.sources.safetensors import LocalSafetensors
@@ -47,9 +47,9 @@ def shards(index: bytes, what: str) -> dict[str, str]:
         raise SourceError(f"{what} names no shards. Fetch it again.")
     for file in files.values():
         if not isinstance(file, str) or not file.endswith((".safetensors", ".bin", ".pth", ".pt")):
-            raise SourceError(f"{what} names the shard {str(file)[:80]!r}, which is no file of weights. Fetch it again.")
+            raise SourceError(f"{what} names the shard {one_line(file)}, which is no file of weights. Fetch it again.")
         if ".." in file.replace("\\", "/").split("/") or file[0] in "/\\" or ":" in file:
-            raise SourceError(f"{what} names the shard {file[:80]}, which is outside of its folder, so it was refused.")
+            raise SourceError(f"{what} names the shard {one_line(file)}, which is outside of its folder, so it was refused.")
     return files
 
 
@@ -66,10 +66,12 @@ class ShardedCheckpoint:
         for key, file in shards(path.read_bytes(), what).items():
             wanted.setdefault(file, []).append(key)
         for file, keys in wanted.items():
-            shard = _open(path.parent / file, f"{what} ({file})")
+            shard = _open(path.parent / file, f"{what} ({one_line(file)})")
             for key in keys:
                 if key not in shard.tree:
-                    raise SourceError(f"{what}: {key[:80]} is not in {file}, where it should be. Fetch the shards again.")
+                    raise SourceError(
+                        f"{what}: {one_line(key)} is not in {one_line(file)}, where it should be. Fetch the shards again."
+                    )
                 self.tree[key] = shard.tree[key]
                 self._shards[id(shard.tree[key])] = shard
 

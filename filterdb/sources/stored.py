@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Protocol
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from filterdb.errors import SourceError
-from filterdb.sources import numbers
+from filterdb.errors import SourceError, one_line
+from filterdb.sources import formats
 
 LARGEST_COMPRESSED = 2 * 2**30
 """Bytes that a compressed part of a checkpoint may have once it is not: a few bytes of an archive may stand for any number."""
@@ -116,6 +116,8 @@ class InZip:
 
     file: File
     entry: zipfile.ZipInfo
+    last: dict[str, bytes]
+    """The entry of the file that was decompressed last, by name: many tensors may lie in one."""
 
     @property
     def nbytes(self) -> int:
@@ -123,9 +125,12 @@ class InZip:
         return self.entry.file_size
 
     def read(self, start: int, stop: int) -> bytes:
-        """These of the bytes; of a compressed entry, those before them are decompressed too."""
+        """These of the bytes."""
         if self.entry.compress_type != zipfile.ZIP_STORED:
-            return self._decompress(stop)[start:]
+            if self.entry.filename not in self.last:
+                self.last.clear()
+                self.last[self.entry.filename] = self._decompressed()
+            return self.last[self.entry.filename][start:stop]
         if self.entry.header_offset < 0:  # the table of a damaged file may say so
             raise self._damaged("its header is missing")
         with self.file.open() as file:
@@ -136,23 +141,24 @@ class InZip:
             file.seek(int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little") + start, 1)
             return self.file.whole(file.read(stop - start), stop - start)
 
-    def _decompress(self, count: int) -> bytes:
+    def _decompressed(self) -> bytes:
         if self.nbytes > LARGEST_COMPRESSED:
             size = f"{self.nbytes / 1e9:.1f} GB"
-            raise SourceError(f"{self.file.what}: {self.entry.filename} would be {size} unpacked. Unpack it, and save it anew.")
+            raise SourceError(
+                f"{self.file.what}: {one_line(self.entry.filename)} would be {size} unpacked. Unpack it, and save it anew."
+            )
         try:
             with self.file.open() as raw, zipfile.ZipFile(raw) as archive, archive.open(self.entry) as file:
-                data = file.read(count)
+                data = file.read(self.nbytes)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as error:
             raise self._damaged(str(error)[:120] or type(error).__name__) from error
-        if len(data) != count:
+        if len(data) != self.nbytes:
             raise self._damaged("it is shorter than it says")
         return data
 
     def _damaged(self, reason: str) -> SourceError:
-        return SourceError(
-            f"{self.file.what} is a damaged or truncated zip file ({self.entry.filename}: {reason}). Fetch it again."
-        )
+        said = f"{one_line(self.entry.filename)}: {one_line(reason)}"
+        return SourceError(f"{self.file.what} is a damaged or truncated zip file ({said}). Fetch it again.")
 
 
 @dataclass(slots=True, eq=False)
@@ -168,7 +174,7 @@ class Storage:
 
 @dataclass(slots=True, eq=False)
 class StoredTensor:
-    """A view of a storage: sizes, steps and offset in numbers, and a format by its name in ``filterdb.sources.numbers``."""
+    """A view of a storage: sizes, steps and offset in numbers, and a format by its name in ``filterdb.sources.formats``."""
 
     storage: Storage
     dtype: str
@@ -186,7 +192,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of its numbers."""
-        return self.count * numbers.SIZES[self.dtype]
+        return self.count * formats.SIZES[self.dtype]
 
     @property
     def span(self) -> int:
@@ -209,17 +215,19 @@ class StoredTensor:
         Raises:
             SourceError: it claims more numbers than are stored, as an expanded tensor does; the file cannot be read.
         """
-        size = numbers.SIZES[self.dtype]
+        size = formats.SIZES[self.dtype]
         if self.nbytes > self.storage.backing.nbytes:
             shown = str(self.shape)[:80]
             raise SourceError(f"{what}: a tensor of shape {shown} is larger than what is stored of it. Give a whole checkpoint.")
         data = self.storage.backing.read(self.offset * size, (self.offset + self.span) * size)
-        flat = numbers.words(data, self.dtype, self.storage.order)
-        return as_strided(flat, self.shape, [step * size for step in self.strides], writeable=False)
+        flat = formats.words(data, self.dtype, self.storage.order)
+        # the step of an axis of length one says nothing, and may be any number
+        steps = [step * size if length > 1 else 0 for length, step in zip(self.shape, self.strides, strict=True)]
+        return as_strided(flat, self.shape, steps, writeable=False)
 
     def read(self, what: str) -> NDArray[Any]:
         """Its numbers: float64, integers and complex ones as they are, every other float as float32."""
-        return numbers.numbers(self.words(what), self.dtype)
+        return formats.numbers(self.words(what), self.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

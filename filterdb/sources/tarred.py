@@ -7,8 +7,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from filterdb.sources import numbers
-from filterdb.sources.opcodes import DAMAGES, Global, Malformed, Pickle, Record
+from filterdb.sources import formats
+from filterdb.sources.machine import DAMAGES, Global, Malformed, Record
+from filterdb.sources.opcodes import Pickle
 from filterdb.sources.rebuild import KNOWN, build, view
 from filterdb.sources.stored import File, InFile, Part, Storage
 
@@ -71,18 +72,18 @@ def _storages(opened: BinaryIO, file: File, place: int) -> dict[Any, Storage]:
     found: dict[Any, Storage] = {}
     pickle = _pickle(opened, file, place, {})
     for key, _, kind in _listed(pickle, 3):
-        dtype = numbers.of_storage(kind.name) if isinstance(kind, Global) else None
+        dtype = formats.of_storage(kind.name) if isinstance(kind, Global) else None
         if dtype is None:
             raise Malformed("has a storage of an unknown number format")
         (count,) = struct.unpack("<q", opened.read(8))
-        size = count * numbers.SIZES[dtype]
+        size = count * formats.SIZES[dtype]
         if not 0 <= size <= file.size - opened.tell():
             raise Malformed("is truncated in its storages")
         found[int(key)] = Storage(dtype, InFile(file, opened.tell(), size))
         opened.seek(size, 1)
     for key, root, offset, count in pickle.load():
         whole = found[int(root)]
-        size = numbers.SIZES[str(whole.dtype)]
+        size = formats.SIZES[str(whole.dtype)]
         if not 0 <= offset <= offset + count <= whole.backing.nbytes // size:
             raise Malformed("has a view that reaches beyond its storage")
         found[int(key)] = Storage(whole.dtype, Part(whole.backing, offset * size, count * size))

@@ -29,8 +29,8 @@ def unwrap(tree: Mapping[Any, Any], weights: Literal["auto", "ema", "raw"], what
     * Prefixes that all keys share (``module.``, ``_orig_mod.``, ``model.``, ``net.``) are taken off.
     """
     found = [piece for path, state in _state_dicts(tree) for piece in _split_average(path, state)]
-    # a set without any 4-D tensor has no say in which network is meant
-    found = [(path, state) for path, state in found if any(len(leaf.shape) == 4 for leaf in state.values())] or found[:1]
+    # a set without any weights of a convolution has no say in which network is meant
+    found = [(path, state) for path, state in found if any(_is_kernel(leaf) for leaf in state.values())] or found[:1]
     if not found:
         raise SourceError(f"{what} holds no tensors under names. Give a state dict, or a checkpoint that has one in it.")
     networks: dict[str, list[tuple[str, StateDict]]] = {}
@@ -48,6 +48,12 @@ def unwrap(tree: Mapping[Any, Any], weights: Literal["auto", "ema", "raw"], what
         return states[0][1], notes
     notes.append("several networks in one file, each under its key: " + ", ".join(path for path, _ in states))
     return {f"{path}.{key}" if path else key: leaf for path, state in states for key, leaf in state.items()}, notes
+
+
+def _is_kernel(leaf: Any) -> bool:
+    """Whether a tensor has the shape of a convolution's weights; in one or three dimensions only where it is depthwise."""
+    shape = tuple(leaf.shape)
+    return len(shape) == 4 or (len(shape) in (3, 5) and shape[0] > 1 and shape[1] == 1)
 
 
 def _is_leaf(value: Any) -> bool:
@@ -81,7 +87,7 @@ def _split_average(path: str, state: StateDict) -> list[tuple[str, StateDict]]:
     rest = {key: leaf for key, leaf in state.items() if key.partition(".")[0] not in averages}
     parts = [(path, _strip(rest))]
     for head in averages:
-        convs = [key for key, leaf in heads[head].items() if len(leaf.shape) == 4]
+        convs = [key for key, leaf in heads[head].items() if _is_kernel(leaf)]
         twins = [key for key in convs if key in parts[0][1] or any(key in heads[other] for other in heads if other != head)]
         if not convs or 2 * len(twins) < len(convs):
             return [(path, state)]

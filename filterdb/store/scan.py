@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from filterdb.errors import StoreError
+from filterdb.kernels.sizes import split
 from filterdb.store.place import Place
 
 READ_AHEAD = 2
@@ -85,10 +86,12 @@ def _row_groups(root: Place, files: Iterable[str], kernel_h: int, kernel_w: int)
         file = pq.ParquetFile(root.open(path), read_dictionary=["model", "layer"])
         position = {file.schema_arrow.names[i]: i for i in range(len(file.schema_arrow.names))}
         # The list column has one leaf, so leaf and column positions agree.
-        h, w = position["kernel_h"], position["kernel_w"]
+        wanted = dict(zip(("kernel_d", "kernel_h", "kernel_w"), (*split(kernel_h), kernel_w), strict=True))
+        if "kernel_d" not in position and wanted.pop("kernel_d") != 1:
+            continue  # a file of before kernels had three dimensions
         for group in range(file.num_row_groups):
             chunks = file.metadata.row_group(group)
-            if chunks.column(h).statistics.min == kernel_h and chunks.column(w).statistics.min == kernel_w:
+            if all(chunks.column(position[name]).statistics.min == taps for name, taps in wanted.items()):
                 yield file, group
 
 

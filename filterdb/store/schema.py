@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filterdb.kernels.sizes import Pair
+from filterdb.kernels.sizes import Pair, split
 
 Kind = Literal["depthwise", "multiplier", "branch", "transposed"]
 
@@ -23,6 +23,7 @@ class Layer:
     name: str
     """Dotted module name, ``stages.0.blocks.0.conv_dw``."""
     kernel_h: int
+    """Of a convolution in three dimensions the rows of all slices; see ``filterdb.kernels.sizes``."""
     kernel_w: int
     out_channels: int
     in_channels: int | None = None
@@ -37,6 +38,19 @@ class Layer:
     """"multiplier" when out_channels > in_channels; "branch" for one of several parallel depthwise branches that a
     reparameterisable block merges into one kernel after training; "transposed" for a transposed convolution, whose kernel is
     what one input pixel adds to the output, stored as its file has it."""
+    ndim: int = 2
+    """Dimensions of the convolution: 1, 2 or 3."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the layer's weights in torch: (out_channels, 1, …)."""
+        kernel_d, height = split(self.kernel_h)
+        return (self.out_channels, 1, *(kernel_d, height, self.kernel_w)[3 - self.ndim :])
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether templates can stand for its kernels: a convolution of images, not transposed."""
+        return self.ndim == 2 and self.kind != "transposed"
 
 
 @dataclass(frozen=True)
@@ -131,9 +145,15 @@ def pair_ids(model: str, layer: RegularLayer, channels: NDArray[np.int64], in_ch
     return ((start + offset) & np.uint64(ID_RANGE - 1)).astype(np.int64)
 
 
-def table(**columns: pa.DataType) -> pa.Schema:
+def table(**columns: pa.DataType | pa.Field) -> pa.Schema:
     """The columns of a stored table, by name."""
-    return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
+    fields = {name: kind if isinstance(kind, pa.Field) else pa.field(name, kind) for name, kind in columns.items()}
+    return pa.schema([field.with_name(name) for name, field in fields.items()])
+
+
+def younger(kind: pa.DataType, before: int) -> pa.Field:
+    """A column that older files lack, with the value that their rows have in SQL."""
+    return pa.field("", kind, metadata={"before": str(before)})
 
 
 MODELS = table(
@@ -144,13 +164,15 @@ MODELS = table(
     kernels_sha256=pa.string(), ingested_at=pa.timestamp("us", tz="UTC"),
 )  # fmt: skip
 LAYERS = table(
-    model=pa.string(), layer=pa.string(), depth=pa.int32(), depth_norm=pa.float64(), stage=pa.int32(), kernel_h=pa.int32(),
-    kernel_w=pa.int32(), size=pa.string(), stride=pa.int32(), dilation=pa.int32(), padding=pa.int32(), in_channels=pa.int32(),
-    out_channels=pa.int32(), kind=pa.string(), stride_h=pa.int32(), stride_w=pa.int32(), dilation_h=pa.int32(),
-    dilation_w=pa.int32(), padding_h=pa.int32(), padding_w=pa.int32(), padding_mode=pa.string(),
+    model=pa.string(), layer=pa.string(), depth=pa.int32(), depth_norm=pa.float64(), stage=pa.int32(),
+    ndim=younger(pa.int32(), 2), kernel_d=younger(pa.int32(), 1), kernel_h=pa.int32(), kernel_w=pa.int32(), size=pa.string(),
+    stride=pa.int32(), dilation=pa.int32(), padding=pa.int32(), in_channels=pa.int32(), out_channels=pa.int32(),
+    kind=pa.string(), stride_h=pa.int32(), stride_w=pa.int32(), dilation_h=pa.int32(), dilation_w=pa.int32(),
+    padding_h=pa.int32(), padding_w=pa.int32(), padding_mode=pa.string(),
 )  # fmt: skip
 FILTERS = table(
     filter_id=pa.int64(), model=pa.string(), layer=pa.string(), channel=pa.int32(), depth=pa.int32(), size=pa.string(),
-    kernel_h=pa.int32(), kernel_w=pa.int32(), dataset=pa.string(), kernel=pa.list_(pa.field("element", pa.float32())),
-    mean=pa.float32(), norm=pa.float32(), total=pa.float32(), dead=pa.bool_(),
+    kernel_d=younger(pa.int32(), 1), kernel_h=pa.int32(), kernel_w=pa.int32(), dataset=pa.string(),
+    kernel=pa.list_(pa.field("element", pa.float32())), mean=pa.float32(), norm=pa.float32(), total=pa.float32(),
+    dead=pa.bool_(),
 )  # fmt: skip

@@ -92,12 +92,14 @@ class Session:
 
     def _size_views(self) -> None:
         """``filters_7x7`` and so on: the filters of one size, with the kernel as a fixed-size array (a free cast)."""
-        sizes = self._connection.execute("SELECT DISTINCT kernel_h, kernel_w FROM layers ORDER BY ALL").fetchall()
-        for h, w in sizes:
-            self._tables.append(f"filters_{h}x{w}")
+        sizes = self._connection.execute(
+            "SELECT DISTINCT size, kernel_d * kernel_h * kernel_w FROM layers ORDER BY ALL"
+        ).fetchall()
+        for size, taps in sizes:
+            self._tables.append(f"filters_{size}")
             self._connection.execute(
-                f"CREATE VIEW filters_{h}x{w} AS SELECT * REPLACE (kernel::FLOAT[{h * w}] AS kernel) "
-                f"FROM filters WHERE kernel_h = {h} AND kernel_w = {w}"
+                f"CREATE VIEW filters_{size} AS SELECT * REPLACE (kernel::FLOAT[{taps}] AS kernel) "
+                f"FROM filters WHERE size = '{size}'"
             )
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> duckdb.DuckDBPyRelation:
@@ -176,9 +178,14 @@ def _columns(schema: pa.Schema) -> str:
 
 
 def _by_name(con: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
-    """A schema as ``read_parquet`` takes it: columns found by their names, null where a file has none of that name."""
+    """A schema as ``read_parquet`` takes it: columns found by their names, with null or another value where a file has none."""
+    before = {field.name: (field.metadata or {}).get(b"before", b"NULL").decode() for field in schema}
     kinds = zip(schema.names, con.from_arrow(_empty(schema)).types, strict=True)
-    return "MAP {" + ", ".join(f"'{name}': {{name: '{name}', type: '{kind}', default_value: NULL}}" for name, kind in kinds) + "}"
+    return (
+        "MAP {"
+        + ", ".join(f"'{name}': {{name: '{name}', type: '{kind}', default_value: {before[name]}}}" for name, kind in kinds)
+        + "}"
+    )
 
 
 def _literal(paths: Sequence[str]) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from filterdb.errors import InvalidArgument, NotFound, StoreError, not_found
-from filterdb.kernels.sizes import parse_size, size_name
+from filterdb.kernels.sizes import parse_size, shape_of, size_name
+from filterdb.kernels.sizes import rows as rows_of
 from filterdb.store import schema
 from filterdb.store.collection import Collection, Snapshot, slug
 from filterdb.store.scan import KernelBatch, kernel_batches, kernel_of
@@ -58,9 +59,9 @@ class View:
     def counts(self) -> dict[tuple[int, int], dict[str, int]]:
         """(kernel_h, kernel_w) to the models that have kernels of that size, and how many."""
         found: dict[tuple[int, int], dict[str, int]] = {}
-        sql = "SELECT kernel_h, kernel_w, model, sum(out_channels)::BIGINT FROM layers GROUP BY ALL ORDER BY ALL"
-        for kernel_h, kernel_w, model, kernels in self.rows(sql):
-            found.setdefault((kernel_h, kernel_w), {})[model] = kernels
+        sql = "SELECT kernel_d, kernel_h, kernel_w, model, sum(out_channels)::BIGINT FROM layers GROUP BY ALL ORDER BY ALL"
+        for kernel_d, kernel_h, kernel_w, model, kernels in self.rows(sql):
+            found.setdefault((rows_of(kernel_d, kernel_h), kernel_w), {})[model] = kernels
         return found
 
     @cached_property
@@ -148,19 +149,22 @@ class View:
     # -- single filters --------------------------------------------------------------------------------------------------
 
     def kernel(self, query: int | str | ArrayLike) -> tuple[NDArray[np.float32], int | None]:
-        """The (kernel_h, kernel_w) kernel that is meant, and its filter_id if it is a filter of the database.
+        """The kernel that is meant, and its filter_id if it is a filter of the database.
+
+        It is (kernel_h, kernel_w), in three dimensions (kernel_d, kernel_h, kernel_w).
 
         Args:
             query: a filter_id, ``model:layer:channel``, or the kernel itself.
         """
         if not isinstance(query, (int, np.integer, str)):
             kernel = np.asarray(query, dtype=np.float32)
-            if kernel.ndim != 2 or kernel.size < 2 or not np.isfinite(kernel).all():
-                raise InvalidArgument(f"The query kernel has shape {kernel.shape}. Give a 2-D array of finite numbers.")
+            if kernel.ndim not in (2, 3) or kernel.size < 2 or not np.isfinite(kernel).all():
+                raise InvalidArgument(f"The query kernel has shape {kernel.shape}. Give a 2-D or 3-D array of finite numbers.")
             return kernel, None
         found = self.filter(query)
         (file,) = self._models.files("filters", self.snapshot, [slug(found.model)])
-        return kernel_of(self._models.root, file, found.filter_id).reshape(found.kernel_h, found.kernel_w), found.filter_id
+        kernel = kernel_of(self._models.root, file, found.filter_id)
+        return kernel.reshape(shape_of(found.kernel_h, found.kernel_w)), found.filter_id
 
     def filter(self, query: int | np.integer | str) -> Filter:
         """The filter that a filter_id or ``model:layer:channel`` means. No kernel is read.
@@ -221,8 +225,9 @@ class View:
     def _layers(self) -> dict[str, dict[str, tuple[int, int, int]]]:
         """The layers of each model: channels, kernel_h, kernel_w."""
         found: dict[str, dict[str, tuple[int, int, int]]] = {}
-        for model, layer, *numbers in self.rows("SELECT model, layer, out_channels, kernel_h, kernel_w FROM layers"):
-            found.setdefault(model, {})[layer] = tuple(numbers)
+        sql = "SELECT model, layer, out_channels, kernel_d, kernel_h, kernel_w FROM layers"
+        for model, layer, channels, kernel_d, kernel_h, kernel_w in self.rows(sql):
+            found.setdefault(model, {})[layer] = channels, rows_of(kernel_d, kernel_h), kernel_w
         return found
 
     @cached_property

@@ -25,9 +25,12 @@ from torch import nn
 from filterdb.errors import SourceError
 from filterdb.sources import resolve
 from filterdb.sources.checkpoint import TorchCheckpoint
-from filterdb.sources.numbers import torch_name
-from filterdb.sources.opcodes import Global, Record
-from filterdb.sources.stored import StoredTensor
+from filterdb.sources.formats import torch_name
+from filterdb.sources.machine import Global, Record
+from filterdb.sources.objects import tree
+from filterdb.sources.opcodes import Pickle
+from filterdb.sources.rebuild import KNOWN, build
+from filterdb.sources.stored import InMemory, Storage, StoredTensor
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64,
@@ -261,6 +264,7 @@ def test_the_bytes_of_a_large_endian_machine(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "big.pth")["a"], KERNEL[:, 0])
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_what_has_no_numbers_is_named(tmp_path: Path) -> None:
     state = {
         "a.weight": KERNEL, "b.weight": KERNEL.to_sparse(), "c.weight": torch.empty(8, 1, 3, 3, device="meta"),
@@ -289,6 +293,7 @@ class Wrapper:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:Couldn.t retrieve source:UserWarning")
 def test_whole_modules_and_wrappers(tmp_path: Path, zipped: bool) -> None:
     network, average = module(), module(1)
     own = types.ModuleType("a_project_that_is_gone")
@@ -316,6 +321,19 @@ def test_whole_modules_and_wrappers(tmp_path: Path, zipped: bool) -> None:
     assert {key: leaf.shape for key, leaf in state.items()} == {
         key: tuple(one.shape) for key, one in network.state_dict().items()
     }
+
+
+def test_parameters_of_old_and_of_many_processes() -> None:
+    tensor = b"ctorch._utils\n_rebuild_tensor\n((S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQI0\n(I2\nI2\nt(I2\nI1\nttR"
+    storage = Storage("F32", InMemory(bytes(16)))
+    class_ = b"ctorch.nn.parameter\nParameter\n"
+    old = b"}S'w'\n" + class_ + b")\x81(" + tensor + b"NNI01\nI00\ntbs."
+    older = b"}S'w'\nccopy_reg\n__newobj__\n(" + class_ + b"tR(" + tensor + b"NNI01\nI00\ntbs."
+    spread = b"}S'w'\nctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_wrapper_subclass\n" + class_ + b"("
+    spread += class_ + b"ctorch\nfloat32\n(I2\nI2\nt(I2\nI1\ntI0\nNNI00\nt}S'_local_tensor'\n" + tensor + b"stRs."
+    for content in (old, older, spread):
+        held = Pickle(io.BytesIO(content), len(content), KNOWN, build, lambda saved: storage).load()
+        assert tree(held, "x")["w"].shape == (2, 2)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -20,7 +20,8 @@ from pickles import KERNEL, SHELL, leaves, load, module, read
 
 from filterdb.errors import SourceError
 from filterdb.sources.checkpoint import TorchCheckpoint
-from filterdb.sources.opcodes import _ACTIONS, Malformed, Opaque
+from filterdb.sources.machine import Malformed, Opaque
+from filterdb.sources.opcodes import _ACTIONS
 from filterdb.sources.stored import StoredTensor
 
 # -- absurd things -------------------------------------------------------------------------------------------------------------
@@ -49,6 +50,40 @@ def test_bombs_are_read_in_no_time(tmp_path: Path) -> None:
             read(tmp_path / "x.pth")
         assert time.perf_counter() - begin < 3, name
     assert isinstance(next(iter(load(bombs["keys"]))), Opaque)
+
+
+def test_what_is_shared_by_many_is_walked_once(tmp_path: Path) -> None:
+    """Each of these is small, and would be large if all that it says were followed."""
+    many = b"\x80\x04](" + b"".join(b"X\x04\x00\x00\x00%04dK\x01\x86" % i for i in range(2000)) + b"eq\x00cos\nx\nq\x01"
+    table = b"\x80\x04}(" + b"".join(b"X\x05\x00\x00\x00%05d]" % i for i in range(20_000)) + b"uq\x00cos\nx\nq\x010"
+    text = b"\x80\x04X\x00\x00\x10\x00" + b"a" * 2**20 + b"q\x00c_codecs\nencode\nq\x010"
+    scripted = table.replace(b"cos\nx", b"c__torch__\nx")
+    parts = b"X\x0b\x00\x00\x00_parametersh\x00X\x08\x00\x00\x00_modulesh\x00"
+    inner = b"".join(b"X\x05\x00\x00\x00%05dh\x01)R}(%bub" % (i, parts) for i in range(20_000))
+    bombs = {
+        "arguments": many + b"](" + b"h\x01h\x00R" * 300_000 + b"e.",
+        "states": table + b"](" + b"h\x01)Rh\x00b" * 100_000 + b"e.",
+        "scripts": scripted + b"](" + b"h\x01)Rh\x00b" * 100_000 + b"e.",
+        "modules": table + b"](" + b"h\x01)R}(%bub" % parts * 50_000 + b"e.",
+        "in one": table + b"}X\x0b\x00\x00\x00_parameters}sX\x08\x00\x00\x00_modules}(" + inner + b"us.",
+        "copies": many + b"cbuiltins\nlist\nq\x02](" + b"h\x02h\x00\x85R" * 300_000 + b"e.",
+        "texts": text + b"](" + b"h\x01h\x00\x85R" * 100_000 + b"e.",
+        "makers": many + b"ccopyreg\n__newobj__\nq\x02](" + b"h\x02(h\x01h\x00tR" * 100_000 + b"e.",
+    }  # fmt: skip
+    for name, content in bombs.items():
+        begin = time.perf_counter()
+        (tmp_path / "x.pth").write_bytes(content)
+        with pytest.raises(SourceError, match=r"no tensors|more instructions"):
+            read(tmp_path / "x.pth")
+        assert time.perf_counter() - begin < 20, name
+
+
+@pytest.mark.parametrize("key", ["weight" * 100_000, "parametrizations.x." * 50_000, "weight_" * 100_000 + "g"])
+def test_long_keys(tmp_path: Path, key: str) -> None:
+    begin = time.perf_counter()
+    torch.save({key: KERNEL.clone(), f"{key}_v": KERNEL.clone(), "a.weight": KERNEL}, tmp_path / "x.pth")
+    assert "a" in read(tmp_path / "x.pth")
+    assert time.perf_counter() - begin < 5
 
 
 @pytest.mark.parametrize(
@@ -93,6 +128,7 @@ def forged(path: Path, **changes: bytes) -> Path:
         ({"(K\x08K\x01K\x03K\x03t": b"(K\x09K\x01K\x03K\x03t"}, "reaches beyond"),
         ({"(K\tK\tK\x03K\x01t": b"(K\tK\tK\x03J\xff\xff\xff\xfft"}, "absurd size"),
         ({"(K\tK\tK\x03K\x01t": b"(K\x00K\x00K\x00t"}, "another number of steps"),
+        ({"(K\x08K\x01K\x03K\x03t": b"(K\x00\x8a\x08" + b"\xff" * 7 + b"\x0fK\x03K\x03t"}, "absurd size"),
         ({"QK\x00(": b"QK\x01("}, "reaches beyond"),
         ({"KHtq": b"\x8a\x09" + b"\xff" * 8 + b"\x00tq"}, "absurd storage"),
         ({"KHtq": b"J\x00\x00\x01\x00tq"}, "65536 numbers should be"),
@@ -104,6 +140,11 @@ def test_absurd_tensors_are_refused(tmp_path: Path, changes: dict[str, bytes], s
     with pytest.raises(SourceError, match=says) as caught:
         read(forged(tmp_path / "x.pth", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_the_step_of_one_thing_says_nothing(tmp_path: Path) -> None:
+    path = forged(tmp_path / "x.pth", **{"(K\tK\tK\x03K\x01t": b"(K\t\x8a\x08" + b"\xff" * 7 + b"\x7fK\x03K\x01t"})
+    np.testing.assert_array_equal(read(path)["a"], KERNEL[:, 0])
 
 
 def test_a_compressed_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +160,18 @@ def test_a_compressed_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(SourceError, match=r"would be|more instructions"):
             read(tmp_path / "x.pth")
         monkeypatch.undo()
+
+
+def test_an_archive_in_an_archive_in_an_archive(tmp_path: Path) -> None:
+    content = b"PK\x03\x04"
+    for depth in range(4):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("serialized_state_dict.pt", content)
+        content = buffer.getvalue()
+        (tmp_path / "x.pt2").write_bytes(content)
+        with pytest.raises(SourceError, match="checkpoints in checkpoints" if depth > 0 else "damaged"):
+            read(tmp_path / "x.pt2")
 
 
 # -- fuzz ----------------------------------------------------------------------------------------------------------------------

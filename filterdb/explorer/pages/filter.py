@@ -47,7 +47,8 @@ def page(desk: Desk, request: Request) -> Response:
     return desk.html(
         "filter.html", status=status, title=shown.name, shown=shown, known=known, told=told, classes=classes, bank=chosen,
         banks=desk.db.banks(), ink=looks.ink(shown.kernel), unit=looks.unit(shown.kernel), similar=similar,
-        response=looks.response(shown.kernel), nearby=[(neighbours[row[1]], row[5]) for row in rows if row[1] in neighbours],
+        response=None if shown.solid else looks.response(shown.kernel),
+        nearby=[(neighbours[row[1]], row[5]) for row in rows if row[1] in neighbours],
         channels=_channels(found, known), numbers=[name for name in descriptors.COLUMNS if name not in _WORDS],
         templates=_templates(chosen, told.value, shown) if told.value else [],
     )  # fmt: skip
@@ -55,11 +56,11 @@ def page(desk: Desk, request: Request) -> Response:
 
 def _described(desk: Desk, shown: data.Shown, bank: str) -> FilterDescription:
     # by its numbers, so that no table is searched for it again
-    return cast("FilterDescription", desk.db.describe(shown.kernel, bank=bank))
+    return cast("FilterDescription", desk.db.describe(shown.whole, bank=bank))
 
 
 def _similar(desk: Desk, shown: data.Shown) -> list[tuple[Any, ...]]:
-    rows = desk.db.similar(shown.kernel, NEIGHBOURS + 1).fetchall()
+    rows = desk.db.similar(shown.whole, NEIGHBOURS + 1).fetchall()
     return [row for row in rows if row[1] != shown.filter_id][:NEIGHBOURS]
 
 

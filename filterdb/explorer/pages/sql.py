@@ -116,11 +116,11 @@ def _square(row: dict[str, Any]) -> NDArray[np.float32] | None:
     values = row.get("kernel")
     if not isinstance(values, list) or not values or not all(isinstance(one, int | float) for one in values):
         return None
-    h, w = row.get("kernel_h"), row.get("kernel_w")
-    if not (isinstance(h, int) and isinstance(w, int) and h * w == len(values)):
-        h = w = round(len(values) ** 0.5)
+    w = row.get("kernel_w")
+    if not (isinstance(w, int) and w > 0 and len(values) % w == 0):
+        w = round(len(values) ** 0.5)
     array = np.array(values, np.float32)
-    return array.reshape(h, w) if h * w == len(values) and np.isfinite(array).all() else None
+    return array.reshape(-1, w) if len(values) % w == 0 and np.isfinite(array).all() else None
 
 
 def _csv(table: pa.Table) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from filterdb.errors import InvalidArgument, not_found
 from filterdb.kernels.scale_space import LAPLACIAN, masks_of, n_jet
+from filterdb.kernels.sizes import Rows, size_name
 
 LINE, ONE, IMPULSE = "line", "one", "impulse"
 """Profiles beside the differences of T: exp(-x²/2s), the constant, the unit impulse."""
@@ -119,7 +120,9 @@ FAMILIES: Mapping[str, Family] = {
 
 def meaningless(family: Family, kernel_h: int, kernel_w: int) -> str | None:
     """Why a family cannot be fitted to kernels of a size; None if it can."""
-    size = f"{kernel_h}x{kernel_w}"
+    size = size_name(kernel_h, kernel_w)
+    if isinstance(kernel_h, Rows):
+        return f"the families are of images, and these kernels have three dimensions ({size})"
     if kernel_h % 2 == 0 or kernel_w % 2 == 0:
         return f"an even size has no centre pixel ({size})"
     if min(kernel_h, kernel_w) < 3:

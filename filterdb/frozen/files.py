@@ -268,7 +268,7 @@ class _Onnx(_File):
         if not found.layers:
             raise SourceError(f"{self.what}: {notes[0]}, and there are no others. Give the network before it was converted.")
         self._check_external({id(weight.leaf) for weight in found.weights})
-        kernels = list(found.model("", facts=ModelFacts(""), options=self.options, size=1).read())
+        kernels = list(found.model("", facts=ModelFacts(""), size=1).read())
         for leaf in (weight.leaf for weight in found.weights):
             read.values.take_in(leaf)
         yield "", found.layers, [weight.leaf for weight in found.weights], kernels, [*found.notes, *notes]

@@ -16,6 +16,7 @@ from filterdb.sources import regular as ordinary_layers
 from filterdb.sources.effective import effective
 from filterdb.sources.network import Network, build, build_from_shapes, built_from_shapes, fit_classes, match
 from filterdb.sources.options import Options
+from filterdb.sources.rebuild import QUANTISED
 from filterdb.sources.unwrap import unwrap
 from filterdb.store.schema import Layer, Model, ModelFacts, RegularLayer, Skipped
 
@@ -113,6 +114,7 @@ def assemble(
         found.notes.append("stored as float64: precision was reduced to float32")
     facts = facts if found.params is None else replace(facts, params=found.params)
     facts = replace(facts, architecture=facts.architecture or found.architecture)
+    facts = replace(facts, quantised=QUANTISED in computed.ways(leaves))
     facts = options.facts(replace(facts, bytes_read=computed.cost(checkpoint, [*leaves, *found.regular_leaves])))
     return Model(
         name, facts, layers, lambda: kernels(computed.read(checkpoint, leaves), layers, what), found.skipped, found.notes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,3 +58,9 @@ def said(leaves: Sequence[Any]) -> list[str]:
         if isinstance(leaf, Computed):
             ways[leaf.how] = ways.get(leaf.how, 0) + 1
     return [f"{count} {'layer' if count == 1 else 'layers'} with {way}" for way, count in ways.items()]
+
+
+def ways(leaves: Iterable[Any]) -> set[str]:
+    """All ways in which these leaves, and the parts that they are made of, are computed."""
+    made = [leaf for leaf in leaves if isinstance(leaf, Computed)]
+    return {leaf.how for leaf in made} | {way for leaf in made for way in ways(leaf.parts)}

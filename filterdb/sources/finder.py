@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
+from filterdb.sources import regular
 from filterdb.sources.assemble import kernels, refuse_empty
 from filterdb.sources.layers import LARGEST, POINTWISE, SHARED, stages_of
 from filterdb.sources.options import Options, Progress
-from filterdb.store.schema import Kind, Layer, Model, ModelFacts, Skipped
+from filterdb.store.schema import Kind, Layer, Model, ModelFacts, RegularLayer, Skipped
 
 CHANNELS = 2**24
 """More than any layer has: a larger number is damage."""
@@ -40,10 +42,15 @@ class Finder:
 
     what: str
     """The source in the words of an error message."""
-    pointwise: bool = False
+    options: Options
     layers: list[Layer] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    regular: list[RegularLayer] = field(default_factory=list)
+    """The ordinary convolutions that the options ask for, with weights of their own."""
+    regular_weights: list[Weight] = field(default_factory=list)
+    _ordinary: int = 0
+    """How many were offered."""
     _skipped: dict[str, list[str]] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
     _places: set[Hashable] = field(default_factory=set)
@@ -65,7 +72,7 @@ class Finder:
         if min(layer.out_channels, *size) < 1 or layer.out_channels > CHANNELS or max(size) > LARGEST:
             shape = (layer.out_channels, 1, *size)
             raise SourceError(f"{self.what}: {label} has the absurd shape {shape}. Nothing was stored; fetch the file again.")
-        if size == (1, 1) and not self.pointwise:
+        if size == (1, 1) and not self.options.pointwise:
             self.skip(POINTWISE, label)
         elif place in self._places:
             self.skip(SHARED, label)
@@ -73,6 +80,24 @@ class Finder:
             self.weights.append(weight())
             self._places.add(place)
             self.layers.append(replace(layer, name=self._unique(layer.name)))
+
+    def offer_ordinary(self, name: str, shape: tuple[int, ...], weight: Callable[[], Weight]) -> None:
+        """Take an ordinary convolution if the options ask for it. The first that is offered is the stem.
+
+        Args:
+            name: of the layer.
+            shape: (out, in, kh, kw), in which the weights are read.
+            weight: locates the weights of a layer that is taken.
+        """
+        if not regular.is_ordinary(shape) or shape[0] > CHANNELS:
+            return
+        out_channels, in_channels, rows, columns = shape
+        kind: Literal["stem", "regular"] = "regular" if self._ordinary else "stem"
+        self._ordinary += 1
+        layer = RegularLayer(plain(name), kind, rows, columns, out_channels, in_channels)
+        if regular.choose([layer], self.options):
+            self.regular.append(replace(layer, name=self._unique(layer.name)))
+            self.regular_weights.append(weight())
 
     def skip(self, reason: str, label: str) -> None:
         """Leave a layer out."""
@@ -97,11 +122,12 @@ class Finder:
         Raises:
             SourceError: there is nothing to store.
         """
-        refuse_empty(self.layers, self.skipped, self.what)
+        if not self.regular:
+            refuse_empty(self.layers, self.skipped, self.what)
         stages = stages_of([layer.name.replace("/", ".") for layer in self.layers])
         self.layers[:] = [replace(layer, stage=stage) for layer, stage in zip(self.layers, stages, strict=True)]
 
-    def model(self, name: str, *, facts: ModelFacts, options: Options, size: int, progress: Progress | None = None) -> Model:
+    def model(self, name: str, *, facts: ModelFacts, size: int, progress: Progress | None = None) -> Model:
         """The model, once all layers were offered. ``size`` is that of the file in bytes, for the progress."""
         layers, weights = self.layers, self.weights
         notes = list(self.notes)
@@ -110,18 +136,24 @@ class Finder:
 
         def read() -> Iterator[NDArray[Any]]:
             for number, (weight, layer) in enumerate(zip(weights, layers, strict=True), 1):
-                array = self._array(weight, layer)
+                array = self._array(weight, layer.name, layer.out_channels * layer.kernel_h * layer.kernel_w)
                 if progress:
                     progress(size * number // len(weights), size)
                 yield array
 
-        facts = options.facts(replace(facts, quantised=any(weight.quantised for weight in weights)))
-        return Model(name, facts, layers, lambda: kernels(read(), layers, self.what), self.skipped, notes)
+        facts = self.options.facts(replace(facts, quantised=any(weight.quantised for weight in weights)))
+        return Model(
+            name, facts, layers, lambda: kernels(read(), layers, self.what), self.skipped, notes, self.regular, self._read_regular
+        )
 
-    def _array(self, weight: Weight, layer: Layer) -> NDArray[Any]:
+    def _read_regular(self) -> Iterator[NDArray[np.float32]]:
+        for layer, weight in zip(self.regular, self.regular_weights, strict=True):
+            shape = (layer.out_channels, layer.in_channels, layer.kernel_h, layer.kernel_w)
+            yield self._array(weight, layer.name, math.prod(shape)).astype(np.float32).reshape(shape)
+
+    def _array(self, weight: Weight, name: str, count: int) -> NDArray[Any]:
         try:
             array = np.asarray(weight.read())
-            count = layer.out_channels * layer.kernel_h * layer.kernel_w
             if array.size != count:
                 raise ValueError(f"{array.size} elements for {count}")
             return array
@@ -129,7 +161,7 @@ class Finder:
             raise
         except Exception as error:  # whatever a format's library makes of damaged numbers
             raise SourceError(
-                f"{self.what}: the weights of {layer.name} are damaged ({one_line(error)}). Fetch the file again."
+                f"{self.what}: the weights of {name} are damaged ({one_line(error)}). Fetch the file again."
             ) from error
 
 

@@ -20,8 +20,11 @@ SUFFIXES = {
     ".gguf": ("a GGUF file", "Give the .safetensors file that it was converted from."),
     ".param": ("an ncnn model", ORIGINAL),
     ".mnn": ("an MNN model", ORIGINAL),
+    ".task": ("a bundle of MediaPipe", "Unzip it, and give the .tflite files in it."),
 }
 """What files of a suffix are, and what to do."""
+_OF_SUCH = (".pdparams", ".task")
+"""Suffixes of pickles and zip archives that are of other frameworks all the same."""
 _NCNN = 7767517
 MAGIC = {
     b"GGUF": ".gguf", b"7767517\n": ".param", _NCNN.to_bytes(4, "little"): ".param",
@@ -37,8 +40,9 @@ def refuse_foreign(path: Path, first: bytes, what: str) -> None:
         SourceError: it is one.
     """
     suffix = next((suffix for magic, suffix in MAGIC.items() if first.startswith(magic)), path.suffix.lower())
-    plain = not first.startswith((b"PK", b"\x80"))
-    if suffix == ".bin" and plain and path.with_suffix(".param").is_file():  # ncnn's weights have no first bytes of their own
+    if first.startswith((b"PK", b"\x80")) or first[8:9] == b"{":  # torch's and safetensors', which may be called anything
+        suffix = suffix if suffix in _OF_SUCH else ""
+    elif suffix == ".bin" and path.with_suffix(".param").is_file():  # ncnn's weights have no first bytes of their own
         suffix = ".param"
     if suffix in SUFFIXES:
         meaning, advice = SUFFIXES[suffix]

@@ -28,7 +28,7 @@ SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of four dimensions."""
+    """A dataset of three or four dimensions."""
 
     path: str
     shape: tuple[int, ...]

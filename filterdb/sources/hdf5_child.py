@@ -1,7 +1,7 @@
 """A program that reads an HDF5 file for its parent: ``python -P hdf5_child.py FILE``. See filterdb/sources/hdf5.py for why.
 
-It writes one line of JSON, which lists the datasets of four dimensions, and then answers each line it reads, the path of a
-dataset in JSON, with a line of JSON and the numbers. Links are not followed, and nothing outside the file is read.
+It writes one line of JSON, which lists the datasets of three or four dimensions. Then it answers each line that it reads, the
+path of a dataset in JSON, with a line of JSON and the numbers. Links are not followed, and nothing outside the file is read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def unzipped(path: str) -> tuple[io.BytesIO, str]:
 
 
 def datasets(file: Any) -> dict[str, Any]:
-    """Every dataset of four dimensions by its path, in the file's order."""
+    """Every dataset of three or four dimensions by its path, in the file's order."""
     found: dict[str, Any] = {}
     seen = 0
 
@@ -59,7 +59,7 @@ def datasets(file: Any) -> dict[str, Any]:
             item = group[key]
             if isinstance(item, h5py.Group):
                 visit(item, f"{path}/", depth + 1)
-            elif isinstance(item, h5py.Dataset) and len(item.shape or ()) == 4:
+            elif isinstance(item, h5py.Dataset) and len(item.shape or ()) in (3, 4):
                 found[path] = item
 
     visit(file, "", 0)

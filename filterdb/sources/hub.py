@@ -97,12 +97,23 @@ def open_hub(
     else:
         parts = _shards(place, file, what) if file.endswith(PICKLED_INDEX) else []
         paths = [_download(place, one, what, progress) for one in (file, *parts)]
+        paths += [_download(place, one, what, progress) for one in _beside(paths[0], file)]
         moved = sum(path.stat().st_size for path in paths)
         model = _from_cache(paths[0], name, facts, options, network, progress)
         model.facts = replace(model.facts, bytes_read=moved)
         notes = [f"{moved / 1e6:.1f} MB: the whole of {file} was downloaded, because it is not safetensors"]
     model.notes += notes
     return model
+
+
+def _beside(path: Path, file: str) -> list[str]:
+    """The files of the repository that hold numbers of an ONNX program that was downloaded; for other files none."""
+    if not file.endswith(".onnx"):
+        return []
+    from filterdb.sources.onnx_values import locations
+
+    folder = file.rpartition("/")[0]
+    return [f"{folder}/{one}" if folder else one for one in locations(path)]
 
 
 def _by_ranges(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
-from filterdb.sources.finder import Finder, Weight, kind_of_layer
+from filterdb.sources.finder import Finder, Weight, kind_of_layer, unequal
 from filterdb.sources.hdf5 import Dataset, Hdf5, opened
 from filterdb.sources.layers import NOT_FLOAT
 from filterdb.sources.options import Options, Progress
@@ -28,12 +28,14 @@ from filterdb.store.schema import Layer, Model, ModelFacts
 
 WEIGHTS_ONLY = "a file of weights says no stride, dilation and padding, so they are null: the model's .keras file has them"
 ABSENT = "the file has no weights of this layer"
-ONE_DIMENSIONAL = "one-dimensional"
-DEPTHWISE = ("DepthwiseConv2D", "SeparableConv2D", "SeparableConvolution2D")
+DEPTHWISE = (
+    "DepthwiseConv2D", "SeparableConv2D", "SeparableConvolution2D",
+    "DepthwiseConv1D", "SeparableConv1D", "SeparableConvolution1D",
+)  # fmt: skip
 _LEAVES = ("depthwise_kernel:0", "depthwise_kernel", "kernel:0", "kernel")
 """What the kernels are called in .h5 files, those of Keras 2 first."""
 _NAMED = re.compile(
-    r"(?:^|/)(?:((?:depthwise|separable)_conv2d(?:_\d+)?)/vars/0|([^/]+)/depthwise_kernel(?::0)?|(depthwise_conv2d[^/]*)/kernel(?::0)?)$"
+    r"(?:^|/)(?:((?:depthwise|separable)_conv[12]d(?:_\d+)?)/vars/0|([^/]+)/depthwise_kernel(?::0)?|(depthwise_conv[12]d[^/]*)/kernel(?::0)?)$"
 )
 """What Keras's own names call depthwise kernels; one group is the name of the layer."""
 _CONV = re.compile(r"(?:^|/)([^/]+)/(?:kernel(?::0)?|vars/0)$")
@@ -57,12 +59,13 @@ def open_keras(
     path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
 ) -> Model:
     """The depthwise layers of a Keras file: DepthwiseConv2D, SeparableConv2D by half, Conv2D with a group for each channel."""
-    found = Finder(what, options.pointwise)
+    found = Finder(what, options)
     with opened(path, what) as file:
         stored = _Stored(file.datasets)
         if file.config is not None:
             for spec in _specs(_parsed(file.config, what)):
                 _offer_spec(spec, stored, file, found)
+            found.notes += unequal(found.layers)
         else:
             for dataset, label, named in stored.by_names(file.layers):
                 if named:
@@ -71,7 +74,7 @@ def open_keras(
                     _offer_shape(label, dataset, file, found)
             found.notes.append(WEIGHTS_ONLY)
     found.finish()
-    return found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
+    return found.model(name, facts=facts, size=path.stat().st_size, progress=progress)
 
 
 def _parsed(config: Any, what: str) -> Mapping[str, Any]:
@@ -119,20 +122,24 @@ def _snake(name: str) -> str:
 def _offer_spec(spec: _Spec, stored: _Stored, file: Hdf5, found: Finder) -> None:
     config = spec.config
     groups = config.get("groups", 1)
-    if spec.kind in ("DepthwiseConv1D", "SeparableConv1D"):
-        found.skip(ONE_DIMENSIONAL, spec.name)
-        return
-    grouped = spec.kind in ("Conv2D", "Convolution2D") and isinstance(groups, int) and groups > 1
-    if spec.kind not in DEPTHWISE and not grouped:
+    ordinary = spec.kind in ("Conv2D", "Convolution2D")
+    grouped = ordinary and isinstance(groups, int) and groups > 1
+    if spec.kind not in DEPTHWISE and not grouped and not (ordinary and found.options.ordinary):
         return
     dataset = stored.of(spec)
     if dataset is None:
         found.skip(ABSENT, spec.name)
         return
+    if ordinary and (not grouped or dataset.shape[2] > 1):
+        if dataset.real and len(dataset.shape) == 4:
+            rows, columns, inputs, outputs = dataset.shape
+            found.offer_ordinary(spec.name, (outputs, inputs, rows, columns), lambda: _dense(dataset, file))
+        return
+    ndim = 1 if spec.kind.endswith("1D") else 2
     try:
         layer = Layer(
-            spec.name, 0, 0, 0, None, _pair(config.get("strides", 1)), _pair(config.get("dilation_rate", 1)),
-            _padding(config.get("padding", "valid")), "zeros",
+            spec.name, 0, 0, 0, None, _pair(config.get("strides", 1), ndim), _pair(config.get("dilation_rate", 1), ndim),
+            _padding(config.get("padding", "valid")), "zeros", ndim=ndim,
         )  # fmt: skip
     except (TypeError, ValueError, IndexError) as error:
         raise SourceError(f"{found.what}: the configuration of {spec.name} makes no sense. Fetch the file again.") from error
@@ -141,8 +148,8 @@ def _offer_spec(spec: _Spec, stored: _Stored, file: Hdf5, found: Finder) -> None
 
 def _offer(layer: Layer, dataset: Dataset, groups: int | None, file: Hdf5, found: Finder) -> None:
     """Offer a layer, with what the shape of its weights says; ``groups`` of a Conv2D."""
-    shape = dataset.shape
-    if len(shape) != 4 or (groups is not None and (shape[2] != 1 or shape[3] % groups)):
+    shape = dataset.shape if len(dataset.shape) == 4 else (1, *dataset.shape)  # one dimension is a row
+    if groups is not None and (shape[2] != 1 or shape[3] % groups):
         return
     rows, columns, inputs, outputs = shape
     channels, inputs = (outputs, groups) if groups is not None else (inputs * outputs, inputs)
@@ -152,8 +159,9 @@ def _offer(layer: Layer, dataset: Dataset, groups: int | None, file: Hdf5, found
         found.skip(NOT_FLOAT, layer.name)
         return
     layer = replace(
-        layer, kernel_h=rows, kernel_w=columns, out_channels=channels, in_channels=inputs, kind=kind_of_layer(channels, inputs)
-    )
+        layer, kernel_h=rows, kernel_w=columns, out_channels=channels, in_channels=inputs, kind=kind_of_layer(channels, inputs),
+        ndim=len(dataset.shape) - 2,
+    )  # fmt: skip
     found.offer(layer, layer.name, dataset.path, lambda: _weight(dataset, file))
 
 
@@ -170,10 +178,16 @@ def _weight(dataset: Dataset, file: Hdf5) -> Weight:
     return Weight(partial(_channels_first, array), 8 * array.dtype.itemsize)
 
 
+def _dense(dataset: Dataset, file: Hdf5) -> Weight:
+    """The weights of a Conv2D: (kh, kw, in, out) to (out, in, kh, kw)."""
+    array = file.numbers(dataset)
+    return Weight(lambda: np.transpose(array, (3, 2, 0, 1)), 8 * array.dtype.itemsize)
+
+
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
     """(kh, kw, in, m) to (in * m, kh, kw): output i * m + k is the k-th of input i. A Conv2D's (kh, kw, 1, out) is alike."""
-    rows, columns, inputs, outputs = array.shape
-    return np.transpose(array, (2, 3, 0, 1)).reshape(inputs * outputs, rows, columns)
+    rows, columns, inputs, outputs = (1, *array.shape)[-4:]
+    return np.moveaxis(array.reshape(rows, columns, inputs * outputs), 2, 0)
 
 
 class _Stored:
@@ -216,7 +230,7 @@ class _Stored:
             plain = path.replace("\\", "/")
             if match := _NAMED.search(plain):
                 found.append((path, dataset.layer or match[match.lastindex or 0], True))
-            elif dataset.shape[2] == 1 < dataset.shape[3] and (match := _CONV.search(plain)):
+            elif len(dataset.shape) == 4 and dataset.shape[2] == 1 < dataset.shape[3] and (match := _CONV.search(plain)):
                 found.append((path, dataset.layer or match[1], False))
         rank = {name: number for number, name in enumerate(order)}
 
@@ -227,7 +241,10 @@ class _Stored:
         return [(self.datasets[path], name, named) for path, name, named in sorted(found, key=key)]
 
 
-def _pair(value: Any) -> Pair:
+def _pair(value: Any, ndim: int) -> Pair:
+    """Along rows and columns; one dimension is along columns."""
+    if ndim == 1:
+        return 1, value if type(value) is int else int(value[0])
     return (value, value) if type(value) is int else (int(value[0]), int(value[1]))
 
 

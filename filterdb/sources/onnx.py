@@ -8,6 +8,7 @@ correlation that gathers input pixels they would be turned by 180 degrees. The k
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,7 +71,7 @@ def read_onnx(path: Path, what: str, options: Options) -> OnnxFile:
     if not model.graph.node:
         raise SourceError(f"{what} is not an ONNX file, or one without a graph. Fetch it again.")
 
-    found = Finder(what, options.pointwise)
+    found = Finder(what, options)
     no_scale: list[str] = []
     for number, node in enumerate(model.graph.node):
         if node.op_type not in OPERATORS:
@@ -92,7 +93,7 @@ def open_onnx(
 ) -> Model:
     """The depthwise layers of an ONNX file, in the order of its nodes."""
     file = read_onnx(path, what, options)
-    model = file.found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
+    model = file.found.model(name, facts=facts, size=path.stat().st_size, progress=progress)
     if facts.bytes_read is not None:
         leaves = [weight.leaf for weight in file.found.weights if weight.leaf is not None]
         model.facts = replace(model.facts, bytes_read=facts.bytes_read + file.values.external_bytes(leaves))
@@ -111,34 +112,41 @@ class _Weights:
 
 
 def _offer(node: Any, label: str, values: Values, found: Finder) -> None:
-    """Offer a node's layer, if it is depthwise."""
-    attributes = _attributes(node)
+    """Offer a node's layer, if it is depthwise; and if it is an ordinary one that is asked for."""
+    attributes = _attributes(node, label, found.what)
     groups = attributes.get("group", 1)
-    if not isinstance(groups, int) or groups < 2 or len(node.input) < 2:
+    transposed = node.op_type == "ConvTranspose"
+    least = 1 if found.options.ordinary and not transposed else 2
+    if not isinstance(groups, int) or groups < least or len(node.input) < 2:
         return
     try:
         weights = _of_integers(node, values) if node.op_type in INTEGER else _of_reals(node.input[1], values)
     except NotConstant as reason:
         found.skip(str(reason), label)
         return
-    shape, transposed = weights.shape, node.op_type == "ConvTranspose"
+    shape = weights.shape
     if not 3 <= len(shape) <= 5 or shape[0] % groups or (transposed and shape[0] != groups):
         return
-    if shape[1] != 1:  # grouped, and not depthwise
-        if transposed:
-            found.skip(TRANSPOSED, label)
-        return
-    if weights.weight.bits == 0:
+    if (shape[1] != 1 or groups == 1) and not transposed:
+        if weights.weight.bits:
+            found.offer_ordinary(_name(node, weights, label), shape, lambda: weights.weight)
+    elif shape[1] != 1:
+        found.skip(TRANSPOSED, label)
+    elif weights.weight.bits == 0:
         found.skip(NOT_FLOAT, label)
-        return
+    else:
+        layer = _layer(_name(node, weights, label), shape, groups, attributes, found.what)
+        layer = replace(layer, kind="transposed") if transposed else layer
+        found.offer(layer, label, weights.place, lambda: weights.weight)
+
+
+def _name(node: Any, weights: _Weights, label: str) -> str:
+    """The module whose weights these are, where their name says it, else the node."""
     # onnxruntime's quantiser appends to names: without that, a network has the same layers before and after
     stored = _text(weights.name).removesuffix("_quantized")
-    name = stored.removesuffix(".weight") if stored.endswith(".weight") else label
-    name = name.removesuffix("_quant") if node.op_type in INTEGER else name
-    layer = _layer(name, shape, groups, attributes, found.what)
-    if transposed:
-        layer = replace(layer, kind="transposed")
-    found.offer(layer, label, weights.place, lambda: weights.weight)
+    module = _WEIGHT.sub("", stored)
+    name = module if module != stored else label
+    return name.removesuffix("_quant") if node.op_type in INTEGER else name
 
 
 def _of_reals(name: str, values: Values) -> _Weights:
@@ -158,6 +166,8 @@ def _of_reals(name: str, values: Values) -> _Weights:
 def _of_integers(node: Any, values: Values) -> _Weights:
     """Weights of a node that takes integers: their zero points, and in QLinearConv their scales, are inputs beside them."""
     names = dict(zip(INTEGER[node.op_type], node.input, strict=False))
+    if "weight" not in names or ("scale" in INTEGER[node.op_type] and "scale" not in names):
+        raise NotConstant("inputs of the operator are missing")
     stored = values.array(names["weight"])
     if stored.dtype.kind not in "iu":
         raise NotConstant("weights are not the integers that the operator takes")
@@ -168,6 +178,8 @@ def _of_integers(node: Any, values: Values) -> _Weights:
     return _Weights(stored.shape, place, weight, values.origin(names["weight"]))
 
 
+_WEIGHT = re.compile(r"(?<=.)(\.parametrizations\.weight\.original\d|\.weight(_[vg])?)$")
+"""What torch appends to the name of a module for its weight, plain or in parts."""
 _BITS: Mapping[int, int] = {1: 32, 10: 16, 11: 64, 16: 16}
 """Of the real numbers among onnx.TensorProto.DataType: FLOAT, FLOAT16, DOUBLE, BFLOAT16."""
 
@@ -177,16 +189,22 @@ def _text(name: str | bytes) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
-def _attributes(node: Any) -> dict[str, Any]:
+def _attributes(node: Any, label: str, what: str) -> dict[str, Any]:
     from onnx import helper
 
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    try:
+        return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    except ValueError as error:  # a type that onnx does not know
+        raise SourceError(
+            f"{what}: the attributes of {label} make no sense ({one_line(error)}). Fetch the file again."
+        ) from error
 
 
 def _layer(name: str, shape: tuple[int, ...], groups: int, attributes: dict[str, Any], what: str) -> Layer:
     try:
-        stride, dilation = _pair(attributes.get("strides"), 1), _pair(attributes.get("dilations"), 1)
-        padding = _padding(attributes, len(shape) - 2)
+        ndim = len(shape) - 2
+        stride, dilation = (_pair(attributes.get(name) or (1,) * ndim, ndim, 1) for name in ("strides", "dilations"))
+        padding = _padding(attributes, ndim)
     except (TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"{what}: the attributes of {name} make no sense ({one_line(error)}). Fetch the file again.") from error
     return Layer(
@@ -195,9 +213,12 @@ def _layer(name: str, shape: tuple[int, ...], groups: int, attributes: dict[str,
     )  # fmt: skip
 
 
-def _pair(values: Iterable[int] | None, without: int) -> Pair:
+def _pair(values: Iterable[int], ndim: int, without: int) -> Pair:
     """Along rows and columns, the last two axes; one dimension has ``without`` along rows."""
-    *_, rows, columns = [without, *(values or (1, 1))]
+    numbers = list(values)
+    if len(numbers) != ndim:
+        raise ValueError(f"{len(numbers)} numbers for {ndim} dimensions")
+    *_, rows, columns = [without, *numbers]
     return int(rows), int(columns)
 
 
@@ -209,5 +230,5 @@ def _padding(attributes: dict[str, Any], ndim: int) -> Pair | Literal["same"] | 
         return 0, 0
     pads = [int(value) for value in attributes.get("pads", (0,) * 2 * ndim)]
     if len(pads) != 2 * ndim:
-        raise ValueError(f"{len(pads)} pads")
-    return _pair(pads[:ndim], 0) if pads[:ndim] == pads[ndim:] else None
+        raise ValueError(f"{len(pads)} pads for {ndim} dimensions")
+    return _pair(pads[:ndim], ndim, 0) if pads[:ndim] == pads[ndim:] else None

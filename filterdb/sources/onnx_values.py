@@ -224,19 +224,36 @@ class Values:
         return self.read(tensor)
 
 
+def locations(path: Path) -> list[str]:
+    """The files that a program names for its numbers, as far as these lie in its own folder; none if it cannot be read."""
+    try:
+        import onnx
+
+        graph = onnx.load(str(path), load_external_data=False).graph
+        held = [*graph.initializer, *filter(None, map(_constant, graph.node))]
+        named = [entry.value for tensor in held for entry in tensor.external_data if entry.key == "location"]
+    except Exception:  # whoever reads it next says why
+        return []
+    return [one for one in dict.fromkeys(named) if one and _is_inside(one)]
+
+
+def _is_inside(location: str) -> bool:
+    """Whether a path leads nowhere up: neither absolute, on any system, nor with ``..`` in it."""
+    parts = location.replace("\\", "/").split("/")
+    return not location.startswith(("/", "\\")) and ":" not in parts[0] and ".." not in parts
+
+
 def beside(path: Path, location: str, what: str) -> Path:
     """The file of external data that a program names, which must lie in the program's own folder, or below it.
 
     Raises:
         SourceError: it would be elsewhere, by an absolute path, by ``..`` or by a link; or it is not there.
     """
-    parts = location.replace("\\", "/").split("/")
     named = path.parent / location
     # In the hub's cache both are links into one folder: beside the program is also what is beside the file that it links to.
     folders = {path.parent.resolve(), path.resolve().parent}
     try:
-        inside = location and not location.startswith(("/", "\\")) and ":" not in parts[0] and ".." not in parts
-        there = named.resolve() if inside else None
+        there = named.resolve() if location and _is_inside(location) else None
         if there is None or not any(there.is_relative_to(folder) for folder in folders):
             raise SourceError(
                 f"{what} keeps numbers in {location[:120]!r}, outside its own folder, where nothing is read. "
@@ -295,8 +312,10 @@ def _most(node: Any, inputs: Sequence[NDArray[Any]]) -> int:
 
 
 def _dequantises(node: Any, inputs: Sequence[NDArray[Any]]) -> bool:
-    """Whether a node makes real numbers of several integers."""
-    return node.op_type in ("DequantizeLinear", "Cast") and bool(inputs) and inputs[0].size > 1 and inputs[0].dtype.kind in "iu"
+    """Whether a node makes real numbers of several integers: a Cast too, but not one of a shape."""
+    if not inputs or inputs[0].dtype.kind not in "iu":
+        return False
+    return inputs[0].size > 1 if node.op_type == "DequantizeLinear" else node.op_type == "Cast" and inputs[0].ndim > 1
 
 
 def _evaluate(node: Any, inputs: Mapping[str, NDArray[Any]], opsets: Any) -> list[NDArray[Any]]:

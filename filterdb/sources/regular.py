@@ -35,7 +35,7 @@ def from_module(network: nn.Module) -> list[RegularLayer]:
     found = [
         (name, tuple(module.weight.shape))
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and _ordinary(module.weight.shape)
+        if isinstance(module, nn.Conv2d) and is_ordinary(module.weight.shape)
     ]
     return [_layer(name, shape, number == 0) for number, (name, shape) in enumerate(found)]
 
@@ -48,7 +48,7 @@ def from_shapes(state: Mapping[str, Tensor]) -> list[RegularLayer]:
     found = [
         (key.removesuffix(WEIGHT), tuple(leaf.shape))
         for key, leaf in state.items()
-        if key.endswith(WEIGHT) and _ordinary(leaf.shape)
+        if key.endswith(WEIGHT) and is_ordinary(leaf.shape)
     ]
     stem = next((name for channels in COLOURS for name, shape in found if shape[1] == channels), None)
     return [_layer(name, shape, name == stem) for name, shape in found]
@@ -59,7 +59,8 @@ def choose(layers: Sequence[RegularLayer], options: Options) -> list[RegularLaye
     return [layer for layer in layers if (options.stem if layer.kind == "stem" else options.regular > 0)]
 
 
-def _ordinary(shape: Sequence[int]) -> bool:
+def is_ordinary(shape: Sequence[int]) -> bool:
+    """Whether weights of this shape, (out, in, kh, kw), are those of an ordinary convolution with kernels larger than 1x1."""
     return len(shape) == 4 and shape[1] > 1 and shape[2] * shape[3] > 1 and max(shape[2:]) <= LARGEST and 0 not in shape
 
 

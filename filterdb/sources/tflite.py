@@ -42,7 +42,7 @@ def open_tflite(
     path: Path, *, name: str, what: str, facts: ModelFacts, options: Options, progress: Progress | None = None
 ) -> Model:
     """The depthwise layers of a TFLite file, in the order of its operators."""
-    found = Finder(what, options.pointwise)
+    found = Finder(what, options)
     try:
         program = Program(path.read_bytes(), what)
         for graph in program.subgraphs:
@@ -55,11 +55,11 @@ def open_tflite(
             f"{what} is damaged, truncated or not a TensorFlow Lite file ({one_line(error)}). Fetch it again."
         ) from error
     found.finish()
-    return found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
+    return found.model(name, facts=facts, size=path.stat().st_size, progress=progress)
 
 
 def _offer(graph: Subgraph, operator: Operator, number: int, found: Finder) -> None:
-    """Offer an operator's layer, if it is depthwise."""
+    """Offer an operator's layer, if it is depthwise; and if it is an ordinary one that is asked for."""
     from tflite import BuiltinOperator as Code
 
     depthwise = operator.code == Code.DEPTHWISE_CONV_2D
@@ -67,7 +67,7 @@ def _offer(graph: Subgraph, operator: Operator, number: int, found: Finder) -> N
         return
     image, weights, output = (graph.tensor(index) for index in (*operator.inputs[:2], operator.outputs[0]))
     layer = (_depthwise if depthwise else _grouped)(operator, image, weights)
-    if layer is None:
+    if layer is None and (depthwise or not found.options.ordinary):
         return
     label = output.name or f"operator {number}"
     try:
@@ -78,11 +78,17 @@ def _offer(graph: Subgraph, operator: Operator, number: int, found: Finder) -> N
         return
     if stored.shape != weights.shape:
         raise ValueError(f"{label} has weights {weights.shape}, made of {stored.shape}")
+    name = _named(stored.name, output.name or f"operator_{number}")
+    if layer is None:
+        if len(stored.shape) == 4:
+            out_channels, rows, columns, inputs = stored.shape
+            dense = Weight(lambda: np.moveaxis(graph.program.numbers(stored), 3, 1), bits, quantised)
+            found.offer_ordinary(name, (out_channels, inputs, rows, columns), lambda: dense)
+        return
     scale, zero = graph.program.quantisation(stored)
     place = (stored.table.Buffer(), scale.tobytes(), zero.tobytes())
     read = partial(_kernels, graph.program, stored, depthwise)
-    layer = _undilated(graph, operator, layer)
-    layer = _named(layer, stored.name, output.name or f"operator_{number}")
+    layer = replace(_undilated(graph, operator, layer), name=name)
     found.offer(layer, label, place, lambda: Weight(read, bits, quantised))
 
 
@@ -164,10 +170,10 @@ def _kernels(program: Program, stored: Tensor, depthwise: bool) -> NDArray[Any]:
     return np.moveaxis(array[0], -1, 0) if depthwise else array[..., 0]
 
 
-def _named(layer: Layer, stored: str, output: str) -> Layer:
-    """The layer with the name of its weights, without what converters append to it."""
+def _named(stored: str, output: str) -> str:
+    """A layer's name: that of its weights, without what converters append to it."""
     parts = stored.split(";")  # of operators that were fused
     name = next((part for part in parts if "depthwise" in part.lower()), parts[0])
     while (shorter := _NOT_OF_THE_NAME.sub("", name)) != name and shorter:
         name = shorter
-    return replace(layer, name=output.split(";")[0] if _NAMELESS.fullmatch(name) else name)
+    return output.split(";")[0] if _NAMELESS.fullmatch(name) else name

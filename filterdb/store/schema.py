@@ -101,7 +101,7 @@ class ModelFacts:
     bytes_read: int | None = None
     """Bytes moved from the hub or the disk for this model (header and kernels)."""
     quantised: bool = False
-    """Whether kernels were stored as integers, and are what these stand for."""
+    """Whether kernels were stored as integers or float8 with scales, and are the real numbers that these stand for."""
 
 
 @dataclass

@@ -129,6 +129,7 @@ def test_scales(tmp_path: Path, dtype: torch.dtype, scale: str, shape: tuple[int
     wanted = weight.float() * (factor.reshape(-1, 1, 1, 1) if factor.numel() > 1 else factor.reshape(()))
     np.testing.assert_allclose(kernels["a"], wanted[:, 0], rtol=1e-6)
     assert any("quantised weights" in note for note in model.notes)
+    assert model.facts.quantised
 
 
 def test_zero_points(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from filterdb.errors import SourceError
 from filterdb.sources import Options, hdf5, resolve
-from filterdb.sources.keras import ABSENT, ONE_DIMENSIONAL, WEIGHTS_ONLY
+from filterdb.sources.keras import ABSENT, WEIGHTS_ONLY
 from filterdb.sources.layers import NOT_FLOAT, POINTWISE
 from filterdb.store.schema import Layer, Model
 
@@ -55,19 +55,20 @@ CONFIG = {
             layer("Conv2D", "grouped", groups=12, strides=[1, 1], padding="valid"),
             layer("Conv2D", "dense", groups=1, strides=[1, 1], padding="valid"),
             layer("TimeDistributed", "each", layer=layer("DepthwiseConv2D", "one", strides=[1, 1], padding="valid")),
-            layer("DepthwiseConv1D", "line", strides=1, padding="valid"),
+            layer("DepthwiseConv1D", "line", strides=[2], dilation_rate=3, padding="causal"),
             layer("DepthwiseConv2D", "lost", strides=[1, 1], padding="valid"),
         ],
     },
 }  # fmt: skip
 """As Keras 3 writes it, cut to what is read."""
 ONE = random(3, 3, 8, 1, seed=9)
+LINE = random(7, 8, 2, seed=10)
 ARRAYS: Arrays = {
     "layers/depthwise_conv2d/vars/0": FIRST, "layers/depthwise_conv2d/vars/1": random(16),
     "layers/separable_conv2d/vars/0": SEPARABLE, "layers/separable_conv2d/vars/1": random(1, 1, 16, 12),
     "layers/sequential/layers/depthwise_conv2d/vars/0": INNER, "layers/sequential/layers/depthwise_conv2d_1/vars/0": SECOND,
     "layers/conv2d/vars/0": GROUPED, "layers/conv2d_1/vars/0": random(3, 3, 24, 24),
-    "layers/time_distributed/layer/vars/0": ONE,
+    "layers/time_distributed/layer/vars/0": ONE, "layers/depthwise_conv1d/vars/0": LINE,
 }  # fmt: skip
 NAMES = {
     "layers/depthwise_conv2d/vars": "dw", "layers/separable_conv2d/vars": "sep", "layers/conv2d/vars": "grouped",
@@ -81,8 +82,9 @@ WANTED = [
     Layer("inner.dw2", 3, 5, 12, 12, (1, 2), (1, 1), (0, 0), "zeros", None, "depthwise"),
     Layer("grouped", 3, 3, 24, 12, (1, 1), (1, 1), (0, 0), "zeros", None, "multiplier"),
     Layer("each.one", 3, 3, 8, 8, (1, 1), (1, 1), (0, 0), "zeros", None, "depthwise"),
+    Layer("line", 1, 7, 16, 8, (1, 2), (1, 3), None, "zeros", None, "multiplier", 1),
 ]
-KERNELS = (FIRST, SEPARABLE, INNER, SECOND, GROUPED, ONE)
+KERNELS = (FIRST, SEPARABLE, INNER, SECOND, GROUPED, ONE, LINE[None])
 
 
 def weights(arrays: Arrays, names: Mapping[str, str] | None = None, root: Mapping[str, Any] | None = None) -> bytes:
@@ -125,8 +127,20 @@ def test_a_keras_file(tmp_path: Path, names: Mapping[str, str]) -> None:
     assert model.layers == WANTED
     for kernel, array in zip(kernels, KERNELS, strict=True):
         np.testing.assert_array_equal(kernel, first(array))
-    assert [(skipped.reason, skipped.names) for skipped in model.skipped] == [(ONE_DIMENSIONAL, ("line",)), (ABSENT, ("lost",))]
-    assert (model.notes, model.facts.quantised) == ([], False)
+    assert [(skipped.reason, skipped.names) for skipped in model.skipped] == [(ABSENT, ("lost",))]
+    assert model.notes == ["padding differs from side to side, and is null, in 1 layer (line)"]
+    assert not model.facts.quantised
+
+
+def test_ordinary_convolutions_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    model, _ = read(path := archive(tmp_path / "net.keras", weights(ARRAYS)), regular=5, stem=True)
+    assert model.layers == WANTED
+    assert [(layer.name, layer.kind, layer.out_channels, layer.in_channels) for layer in model.regular] == [
+        ("dense", "stem", 24, 24)
+    ]
+    (array,) = model.read_regular()
+    np.testing.assert_array_equal(array, ARRAYS["layers/conv2d_1/vars/0"].transpose(3, 2, 0, 1))
+    assert read(path)[0].regular == []
 
 
 def test_the_folder_that_keras_2_called_otherwise(tmp_path: Path) -> None:
@@ -142,7 +156,7 @@ def test_a_whole_model_in_hdf5(tmp_path: Path, leaf: str) -> None:
         f"model_weights/dw/dw/{leaf}": FIRST, f"model_weights/sep/sep/depthwise_{plain}": SEPARABLE,
         f"model_weights/inner/inner/dw/{leaf}": INNER, f"model_weights/inner/inner/dw2/{leaf}": SECOND,
         f"model_weights/grouped/grouped/{plain}": GROUPED, f"model_weights/dense/dense/{plain}": random(3, 3, 24, 24),
-        f"model_weights/each/each/one/{leaf}": ONE,
+        f"model_weights/each/each/one/{leaf}": ONE, f"model_weights/line/line/{leaf}": LINE,
     }  # fmt: skip
     path = tmp_path / "net.h5"
     path.write_bytes(weights(arrays, root={"model_config": json.dumps(CONFIG)}))
@@ -155,11 +169,11 @@ def test_a_whole_model_in_hdf5(tmp_path: Path, leaf: str) -> None:
 def test_weights_alone(tmp_path: Path) -> None:
     (tmp_path / "new.weights.h5").write_bytes(weights(ARRAYS, NAMES))
     model, kernels = read(tmp_path / "new.weights.h5")
-    assert [layer.name for layer in model.layers] == ["grouped", "dw", "sep", "dw_2", "dw2"]
+    assert [layer.name for layer in model.layers] == ["grouped", "depthwise_conv1d", "dw", "sep", "dw_2", "dw2"]
     assert {(layer.stride, layer.dilation, layer.padding) for layer in model.layers} == {(None, None, None)}
-    assert [layer.in_channels for layer in model.layers] == [None, 8, 16, 12, 12]  # unknown where only the shape is known
+    assert [layer.in_channels for layer in model.layers] == [None, 8, 8, 16, 12, 12]  # unknown where only the shape is known
     assert model.notes == [WEIGHTS_ONLY]
-    np.testing.assert_array_equal(kernels[1], first(FIRST))
+    np.testing.assert_array_equal(kernels[2], first(FIRST))
     arrays = {f"{name}/{name}/depthwise_kernel:0": INNER + i for i, name in enumerate(["b", "a_10", "a_9"])}
     for root, order in [({"layer_names": np.array(["b", "a_10", "a_9"], "S")}, ["b", "a_10", "a_9"]), ({}, ["a_9", "a_10", "b"]),
                         ({"layer_names0": ["a_10", "b"], "layer_names1": ["a_9"]}, ["a_10", "b", "a_9"])]:  # fmt: skip

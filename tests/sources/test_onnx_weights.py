@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub import connected, serve
 from test_sources_onnx import conv, random, read, save
 
 from filterdb import Database
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
-from filterdb.sources import onnx_values
+from filterdb.sources import onnx_values, resolve
 from filterdb.sources.layers import SHARED, TRANSPOSED
 from filterdb.store import schema
 
@@ -97,6 +98,23 @@ def test_a_network_quantised_with_operators_of_integers(tmp_path: Path) -> None:
     assert model.layers[0].stride == (2, 2)
     assert model.facts.quantised
     assert model.notes == ["integers without a scale (ConvInteger), stored less their zero point: b, c"]
+
+
+def test_operators_of_integers_whose_inputs_are_missing(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("QLinearConv", ["x", "one", "zero"], ["a"], name="a", group=8),
+        helper.make_node("QLinearConv", ["x", "one", "zero", "q"], ["b"], name="b", group=8),
+        helper.make_node("ConvInteger", ["x", "w"], ["c"], name="c", group=8), conv("w", 8, "d"),
+    ]  # fmt: skip
+    model, kernels = read(save(tmp_path / "x.onnx", nodes, {"q": W.astype(np.int8), "w": W, "one": np.float32(1)}))
+    assert list(kernels) == ["d"]
+    assert [names for skipped in model.skipped for names in skipped.names] == ["a", "b", "c"]
+
+
+def test_attributes_that_make_no_sense(tmp_path: Path) -> None:
+    for change in ({"strides": [1]}, {"pads": [1, 2]}, {"strides": 3}, {"auto_pad": 4}):
+        with pytest.raises(SourceError, match="attributes of d make no sense"):
+            read(save(tmp_path / "x.onnx", [conv("w", 8, "d", **change)], {"w": W}))
 
 
 def test_onnxruntimes_own_domain(tmp_path: Path) -> None:
@@ -250,6 +268,28 @@ def test_the_kernel_of_a_transposed_convolution_is_what_a_pixel_adds(tmp_path: P
     np.testing.assert_array_equal(kernels["up"], drawn)
 
 
+# -- ordinary convolutions ----------------------------------------------------------------------------------------------------
+
+
+def test_ordinary_convolutions_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    image, dense, half = random(6, 3, 3, 3), random(4, 6, 5, 5), random(6, 2, 3, 3).astype(np.float16)
+    nodes = [
+        conv("stem.weight", 1, "a"), conv("dense", 1, "b"), conv("one", 1, "c"), conv("grey", 1, "d"),
+        node("Cast", ["half"], "f", to=1), conv("f", 3, "e"), conv("w", 8, "g"),
+    ]  # fmt: skip
+    weights = {"stem.weight": image, "dense": dense, "one": random(4, 4, 1, 1), "grey": random(4, 1, 3, 3), "half": half, "w": W}
+    path = save(tmp_path / "x.onnx", nodes, weights)
+    model, kernels = read(path, stem=True, regular=10)
+    assert list(kernels) == ["g"]
+    assert [(layer.name, layer.kind, layer.out_channels, layer.in_channels) for layer in model.regular] == [
+        ("stem", "stem", 6, 3), ("b", "regular", 4, 6), ("e", "regular", 6, 2),
+    ]  # fmt: skip
+    for one, array in zip(model.read_regular(), [image, dense, half.astype(np.float32)], strict=True):
+        np.testing.assert_array_equal(one, array)
+    assert [layer.kind for layer in read(path, stem=True)[0].regular] == ["stem"]
+    assert read(path)[0].regular == []
+
+
 # -- external data ------------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +342,20 @@ def test_the_hubs_cache_is_links_into_one_folder(tmp_path: Path) -> None:
         os.symlink(f"../../blobs/{name}-hash", snapshot / name)
     assert not real.exists()
     np.testing.assert_array_equal(read(snapshot / "x.onnx")[1]["c"], W[:, 0])
+
+
+def test_a_hub_gives_the_files_beside_a_program(tmp_path: Path) -> None:
+    path = external(tmp_path / "made")
+    files = {"onnx/model.onnx": path.read_bytes(), "onnx/x.bin": (path.parent / "x.bin").read_bytes()}
+    outside = external(tmp_path / "made", "../x.bin").read_bytes()
+    with serve({"me/net": files, "me/bad": {"model.onnx": outside, "x.bin": b""}}) as hub, connected(hub, tmp_path / "cache"):
+        for _ in range(2):  # from the hub, then from the cache
+            (pending,) = resolve("hf:me/net/onnx/model.onnx")
+            with pending.open(None) as model:
+                (kernels,) = model.read()
+            np.testing.assert_array_equal(kernels, W[:, 0])
+        with pytest.raises(SourceError, match="outside its own folder"), resolve("hf:me/bad/model.onnx")[0].open(None) as model:
+            list(model.read())
 
 
 def test_external_data_that_is_not_there_or_too_short(tmp_path: Path) -> None:

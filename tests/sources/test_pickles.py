@@ -279,6 +279,7 @@ def test_what_has_no_numbers_is_named(tmp_path: Path) -> None:
     np.testing.assert_allclose(kernels["e"], state["e.weight"].dequantize()[:, 0], rtol=1e-6)
     assert {one.names for one in model.skipped} == {("b.weight",), ("c.weight",)}
     assert any(note.startswith("2 layers with quantised weights") for note in model.notes)
+    assert model.facts.quantised
 
 
 # -- objects that people save --------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def test_files_that_are_something_else(tmp_path: Path, suffix: str, content: byt
         ("x.caffemodel", b"\x0a\x03net", ("Caffe", "caffe2onnx")), ("x.mlmodel", b"\x08\x04", ("Core ML", ".onnx")),
         ("x.pdparams", b"\x80\x02}q", ("Paddle", "paddle2onnx")), ("x.gguf", b"GGUF\3\0\0\0", ("GGUF", ".safetensors")),
         ("x.bin", b"GGUF\3\0\0\0", ("GGUF", ".safetensors")), ("x.pb", b"\x0a\x10", ("TensorFlow graph", "tf2onnx")),
+        ("x.task", b"PK\x03\x04rest", ("MediaPipe", ".tflite")), ("x.mnn", b"rest", ("MNN", ".onnx")),
         ("net-0000.params", b"\x12\x01\0\0\0\0\0\0\0\0", ("MXNet", "export_model")),
     ],
 )  # fmt: skip
@@ -75,6 +76,12 @@ def test_files_of_other_frameworks_are_named_with_what_to_do(
     path = tmp_path / name
     path.write_bytes(content)
     refused(path, *words)
+
+
+def test_a_torch_file_may_be_called_anything(tmp_path: Path) -> None:
+    for name in ("net.params", "net.pb", "net.param"):
+        torch.save({"a.weight": torch.zeros(8, 1, 3, 3)}, tmp_path / name)
+        assert len(read(tmp_path / name)) == 1
 
 
 def test_weights_of_ncnn_are_known_by_the_file_beside_them(tmp_path: Path) -> None:

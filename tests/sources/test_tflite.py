@@ -262,6 +262,22 @@ def test_a_dilation_that_is_written_as_batches(tmp_path: Path) -> None:
     assert (layer.dilation, layer.padding) == ((2, 3), (2, 3))
 
 
+def test_ordinary_convolutions_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    image, dense = random(6, 3, 5, 3), random(4, 3, 3, 6)  # (out, kh, kw, in)
+    file = File()
+    file.conv(file.tensor("stem", image.shape, image), 3, Code.CONV_2D)
+    file.conv(file.tensor("dense", dense.shape, dense), 6, Code.CONV_2D)
+    path = file.write(tmp_path / "x.tflite")
+    model, _ = read(path, stem=True, regular=10)
+    assert [(layer.name, layer.kind, layer.out_channels, layer.in_channels) for layer in model.regular] == [
+        ("stem", "stem", 6, 3), ("dense", "regular", 4, 6),
+    ]  # fmt: skip
+    for one, array in zip(model.read_regular(), [image, dense], strict=True):
+        np.testing.assert_array_equal(one, array.transpose(0, 3, 1, 2))
+    with pytest.raises(SourceError, match="no depthwise"):
+        read(path)
+
+
 def test_what_is_left_out(tmp_path: Path) -> None:
     weights = random(1, 3, 3, 8)
     file = File()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
 from filterdb.networks.network import Network, described, preprocessing_of
 from filterdb.sources import own, recipes, renaming
+from filterdb.sources.network import recognised
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -172,7 +173,7 @@ def _from_file(
     weights = read(path)
     what, written = path.name, weights.metadata
     known = architecture or written.get("architecture")
-    if known is None and (found := renaming.recognised(weights.state)) is not None:
+    if known is None and (found := recognised(weights.state)) is not None:
         known, args = found[0], {**found[1], **args}
     if known is None:
         raise InvalidArgument(

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError, one_line
-from filterdb.sources import computed, renaming
+from filterdb.sources import computed
 from filterdb.sources import layers as read_layers
 from filterdb.sources import regular as ordinary_layers
 from filterdb.sources.effective import effective
-from filterdb.sources.network import Network, build, build_from_shapes, built_from_shapes, fit_classes, match
+from filterdb.sources.network import Network, build, build_from_shapes, built_from_shapes, fit_classes, match, recognised
 from filterdb.sources.options import Options
 from filterdb.sources.rebuild import QUANTISED
 from filterdb.sources.unwrap import unwrap
@@ -72,8 +72,8 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
     params = architecture = None
     if network is None and options.architecture is not None and built_from_shapes(options.architecture):
         network = build_from_shapes(options.architecture, state, what, pointwise=options.pointwise)
-    if network is None and options.architecture is None and (known := renaming.recognised(state)) is not None:
-        architecture, args, _ = known
+    if network is None and options.architecture is None and (known := recognised(state)) is not None:
+        architecture, args = known
         network = build(architecture, args, pointwise=options.pointwise)
         notes.append(f"recognised as {architecture} (--architecture NAME chooses another)")
     if network is not None:

@@ -121,6 +121,20 @@ def fit_classes(network: Network, state: Mapping[str, Any], *, pointwise: bool =
     return build(network.architecture, {**network.args, "num_classes": classes}, pointwise=pointwise)
 
 
+def recognised(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The architecture whose tensors a file has under another project's names, and its arguments."""
+    for names in renaming.tables():
+        if names.classifier not in state:
+            continue
+        args = {"num_classes": int(state[names.classifier].shape[0])}
+        for architecture in names.architectures:
+            wanted = build(architecture, args).module.state_dict()
+            found = names.renamed(state, wanted)
+            if found is not None and renaming.agree(found, wanted):
+                return architecture, args
+    return None
+
+
 def match(
     network: Network, state: Mapping[str, Any], what: str, *, by_order: bool = False
 ) -> tuple[list[Any] | None, Mapping[str, Any], list[str]]:  # fmt: skip

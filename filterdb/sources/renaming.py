@@ -70,24 +70,8 @@ def renamed(state: Mapping[str, Any], module: nn.Module) -> tuple[dict[str, Any]
     wanted = module.state_dict()
     for names in tables():
         found = names.renamed(state, wanted)
-        if found is not None and _same(found, wanted):
+        if found is not None and agree(found, wanted):
             return found, names.title
-    return None
-
-
-def recognised(state: Mapping[str, Any]) -> tuple[str, dict[str, Any], str] | None:
-    """The one architecture whose tensors a file has under another project's names: its name, its arguments, whose names."""
-    from filterdb.sources import network
-
-    for names in tables():
-        if names.classifier not in state:
-            continue
-        args = {"num_classes": int(state[names.classifier].shape[0])}
-        for architecture in names.architectures:
-            wanted = network.build(architecture, args).module.state_dict()
-            found = names.renamed(state, wanted)
-            if found is not None and _same(found, wanted):
-                return architecture, args, names.title
     return None
 
 
@@ -107,7 +91,7 @@ def matched(state: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return f"{len(pairs)} tensors were matched by their order: {pairs[0]} … {pairs[-1]}"
 
 
-def _same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def agree(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether the leaves have the keys and shapes that a network wants."""
     keys = {key for key in wanted if not key.endswith(COUNTER)}
     mine = {key for key in found if not key.endswith(COUNTER)}

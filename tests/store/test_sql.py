@@ -30,7 +30,7 @@ def test_parameters(full):
 
 def test_views(full):
     names = {row[0] for row in full.sql("SHOW TABLES").fetchall()}
-    derived = {"classifiers", "spectrum", "classes", "descriptors", "fits", "bases", "components", "runs", "metrics"}
+    derived = {"classifiers", "spectrum", "classes", "descriptors", "fits", "bases", "components", "runs", "metrics", "regular"}
     assert names == {"models", "layers", "filters", "filters_3x3", "filters_7x7", "banks", "templates"} | derived
     assert full.sql("SELECT count(*) FROM templates WHERE bank = 'greedy8'").fetchall() == [(8,)]
     # One matrix product in SQL agrees with db.nearest.

@@ -216,7 +216,7 @@ def connected(hub: Hub, cache: Any) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
 
-    from filterdb.sources import http
+    from filterdb.sources.remote import http
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", hub.endpoint)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from filterdb.sources import resolve
-from filterdb.sources.opcodes import Pickle
-from filterdb.sources.rebuild import KNOWN, build
-from filterdb.sources.stored import StoredTensor
+from filterdb.sources.pickles.opcodes import Pickle
+from filterdb.sources.pickles.rebuild import KNOWN, build
+from filterdb.sources.pickles.stored import StoredTensor
 
 KERNEL = torch.arange(8 * 9, dtype=torch.float32).view(8, 1, 3, 3)
 MARK = "touch EXECUTED"

@@ -230,7 +230,7 @@ class _Torch(_File):
     """The whole of what was pickled, with the kernels changed in place, so that what shares memory goes on sharing it."""
 
     def sets(self) -> Iterator[Set]:
-        from filterdb.sources.held import HeldCheckpoint
+        from filterdb.sources.pickles.held import HeldCheckpoint
 
         self._read = HeldCheckpoint(self.path, self.what)
         yield from self._sets_of(self._read)
@@ -259,7 +259,7 @@ class _Onnx(_File):
     """The program in memory, with the initializers changed in the fields that hold them."""
 
     def sets(self) -> Iterator[Set]:
-        from filterdb.sources.onnx import read_onnx
+        from filterdb.sources.programs.onnx import read_onnx
         from filterdb.store.schema import ModelFacts
 
         read = read_onnx(self.path, self.what, self.options)

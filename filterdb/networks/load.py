@@ -136,7 +136,7 @@ def _pretrained(
     if not name:
         raise InvalidArgument(f'"{source}" names no model. Write {scheme}:NAME.')
     if scheme == "timm":
-        from filterdb.sources.timm import expand
+        from filterdb.sources.remote.timm import expand
 
         full = expand(name)
         if len(full) > 1:

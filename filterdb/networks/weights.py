@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import SourceError
 from filterdb.sources import formats
-from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.local import PROGRAMS, kind_of
+from filterdb.sources.pickles.checkpoint import TorchCheckpoint
+from filterdb.sources.pickles.stored import StoredTensor
 from filterdb.sources.safetensors import LocalSafetensors
-from filterdb.sources.stored import StoredTensor
 from filterdb.sources.unwrap import unwrap
 
 if TYPE_CHECKING:

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Options", "Pending", "Progress", "assemble", "checkpoint", "computed", "formats", "held", "inverted", "layers", "local",
-    "module", "network", "onnx", "options", "own", "recipes", "renaming", "resolve", "safetensors", "stored", "things",
-    "timm", "unwrap",
+    "Options", "Pending", "Progress", "assemble", "computed", "formats", "inverted", "layers", "local", "module", "network",
+    "options", "own", "pickles", "programs", "recipes", "remote", "renaming", "resolve", "safetensors", "things", "unwrap",
 ]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")
@@ -97,16 +96,16 @@ def _from_module(source: Any, options: Options) -> list[Pending]:
 
 def _from_scheme(scheme: str, rest: str, options: Options) -> list[Pending]:
     if scheme == "timm":
-        from filterdb.sources import timm
+        from filterdb.sources.remote import timm
 
         return timm.pending(rest, options)
     if scheme == "hf":
-        from filterdb.sources import hub
+        from filterdb.sources.remote import hub
 
         return hub.pending(rest, options)
     if scheme == "run":
         return _from_run(Path(os.path.expanduser(rest)), options, rest)
-    from filterdb.sources import torchvision
+    from filterdb.sources.remote import torchvision
 
     return torchvision.pending(rest, options)
 

@@ -16,7 +16,7 @@ from filterdb.sources import regular as ordinary_layers
 from filterdb.sources.effective import effective
 from filterdb.sources.network import Network, build, build_from_shapes, built_from_shapes, fit_classes, match, recognised
 from filterdb.sources.options import Options
-from filterdb.sources.rebuild import QUANTISED
+from filterdb.sources.pickles.rebuild import QUANTISED
 from filterdb.sources.unwrap import unwrap
 from filterdb.store.schema import Layer, Model, ModelFacts, RegularLayer, Skipped
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from filterdb.sources.computed import Array, Computed
 from filterdb.sources.formats import FLOAT8, INTEGERS, SIZES
-from filterdb.sources.rebuild import QUANTISED
-from filterdb.sources.stored import Unreadable
+from filterdb.sources.pickles.rebuild import QUANTISED
+from filterdb.sources.pickles.stored import Unreadable
 from filterdb.store.schema import Skipped
 
 COMPUTED = "{}: their effective weights were computed"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from filterdb.errors import SourceError
 from filterdb.sources.assemble import Checkpoint, assemble
-from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.foreign import refuse_foreign
 from filterdb.sources.network import Network, build, built_from_shapes
 from filterdb.sources.options import Options, Progress
+from filterdb.sources.pickles.checkpoint import TorchCheckpoint
 from filterdb.sources.safetensors import LocalSafetensors
 from filterdb.sources.sharded import SUFFIX as INDEX
 from filterdb.sources.sharded import ShardedCheckpoint
@@ -127,14 +127,14 @@ def _checkpoint(kind: str, path: Path, what: str, progress: Progress | None) -> 
 
 def _open_program(kind: str) -> Callable[..., Model]:
     if kind == "onnx":
-        from filterdb.sources.onnx import open_onnx
+        from filterdb.sources.programs.onnx import open_onnx
 
         return open_onnx
     if kind == "tflite":
-        from filterdb.sources.tflite import open_tflite
+        from filterdb.sources.programs.tflite import open_tflite
 
         return open_tflite
-    from filterdb.sources.keras import open_keras
+    from filterdb.sources.programs.keras import open_keras
 
     return open_keras
 

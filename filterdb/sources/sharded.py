@@ -13,8 +13,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError, one_line
-from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.options import Progress
+from filterdb.sources.pickles.checkpoint import TorchCheckpoint
 from filterdb.sources.safetensors import LocalSafetensors
 
 SUFFIX = ".index.json"

@@ -55,7 +55,7 @@ def _imports() -> None:
     """Everything that either side loads, so that neither pays for it inside the clock. (Arrow loads pandas where it is there.)"""
     for name in (
         "deltalake", "safetensors.torch", "timm", "filterdb.database", "filterdb.database.ingest", "filterdb.sources.local",
-        "filterdb.sources.checkpoint", "filterdb.sources.safetensors", "scipy.special", "pandas",
+        "filterdb.sources.pickles.checkpoint", "filterdb.sources.safetensors", "scipy.special", "pandas",
     ):  # fmt: skip
         if name != "pandas" or find_spec(name):
             import_module(name)

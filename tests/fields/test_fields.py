@@ -562,7 +562,7 @@ def test_arrays_that_are_in_no_database(told):
         found = told.describe(kernel)
         assert found.identity == {"size": size_name(*kernel.shape)}
         plain(found)
-    for kernel in (np.full((3, 3), np.nan), np.ones(3), np.ones((2, 3, 3)), np.array([[np.inf, 0], [0, 0]])):
+    for kernel in (np.full((3, 3), np.nan), np.ones(3), np.ones((2, 2, 3, 3)), np.array([[np.inf, 0], [0, 0]])):
         with pytest.raises(InvalidArgument, match="2-D or 3-D array of finite numbers"):
             told.describe(kernel)
 

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from filterdb.errors import SourceError
-from filterdb.sources import Options, hdf5, resolve
-from filterdb.sources.keras import ABSENT, WEIGHTS_ONLY
+from filterdb.sources import Options, resolve
 from filterdb.sources.layers import NOT_FLOAT, POINTWISE
+from filterdb.sources.programs import hdf5
+from filterdb.sources.programs.keras import ABSENT, WEIGHTS_ONLY
 from filterdb.store.schema import Layer, Model
 
 h5py = pytest.importorskip("h5py")

@@ -15,8 +15,9 @@ from test_sources_onnx import conv, random, read, save
 
 from filterdb import Database
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError
-from filterdb.sources import onnx_values, resolve
+from filterdb.sources import resolve
 from filterdb.sources.layers import SHARED, TRANSPOSED
+from filterdb.sources.programs import onnx_values
 from filterdb.store import schema
 
 onnx = pytest.importorskip("onnx")

@@ -24,13 +24,13 @@ from torch import nn
 
 from filterdb.errors import SourceError
 from filterdb.sources import resolve
-from filterdb.sources.checkpoint import TorchCheckpoint
 from filterdb.sources.formats import torch_name
-from filterdb.sources.machine import Global, Record
-from filterdb.sources.objects import tree
-from filterdb.sources.opcodes import Pickle
-from filterdb.sources.rebuild import KNOWN, build
-from filterdb.sources.stored import InMemory, Storage, StoredTensor
+from filterdb.sources.pickles.checkpoint import TorchCheckpoint
+from filterdb.sources.pickles.machine import Global, Record
+from filterdb.sources.pickles.objects import tree
+from filterdb.sources.pickles.opcodes import Pickle
+from filterdb.sources.pickles.rebuild import KNOWN, build
+from filterdb.sources.pickles.stored import InMemory, Storage, StoredTensor
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64,

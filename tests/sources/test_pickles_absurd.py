@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from pickles import KERNEL, SHELL, leaves, load, module, read
 
 from filterdb.errors import SourceError
-from filterdb.sources.checkpoint import TorchCheckpoint
-from filterdb.sources.machine import Malformed, Opaque
-from filterdb.sources.opcodes import _ACTIONS
-from filterdb.sources.stored import StoredTensor
+from filterdb.sources.pickles.checkpoint import TorchCheckpoint
+from filterdb.sources.pickles.machine import Malformed, Opaque
+from filterdb.sources.pickles.opcodes import _ACTIONS
+from filterdb.sources.pickles.stored import StoredTensor
 
 # -- absurd things -------------------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ def test_the_step_of_one_thing_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_compressed_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from filterdb.sources import archive, opcodes, stored
+    from filterdb.sources.pickles import archive, opcodes, stored
 
     torch.save({"a.weight": torch.zeros(64, 1, 64, 64)}, tmp_path / "plain.pth")
     with zipfile.ZipFile(tmp_path / "plain.pth") as old, zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as new:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from filterdb.sources.checkpoint import TorchCheckpoint
+from filterdb.sources.pickles.checkpoint import TorchCheckpoint
 
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from filterdb.sources.checkpoint import TorchCheckpoint
+from filterdb.sources.pickles.checkpoint import TorchCheckpoint
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, path = peak(), Path(sys.argv[1])

@@ -10,7 +10,7 @@ import torch
 from filterdb.errors import InvalidArgument, NotFound
 from filterdb.share import folder
 from filterdb.sources import Options, recipes, resolve
-from filterdb.sources.tags import _published, datasets, top1
+from filterdb.sources.remote.tags import _published, datasets, top1
 
 
 def test_the_recipes_that_ship() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from filterdb.errors import FilterdbError, HubError, NotFound, SourceError
 from filterdb.sources import Options, resolve
-from filterdb.sources.ranges import coalesce
+from filterdb.sources.remote.ranges import coalesce
 
 CONFIG = {
     "architecture": "convnextv2_atto",
@@ -238,7 +238,7 @@ def test_a_retry_asks_for_the_missing_bytes_only(hub: Hub) -> None:
     ],
 )  # fmt: skip
 def test_a_lie_is_one_line(hub: Hub, lie: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filterdb.sources.http.ATTEMPTS", 2)
+    monkeypatch.setattr("filterdb.sources.remote.http.ATTEMPTS", 2)
     hub.lies(lie, Retry_After="0")
     with pytest.raises(FilterdbError) as caught:
         read("hf:me/net", architecture=None)

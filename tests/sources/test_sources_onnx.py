@@ -10,7 +10,7 @@ import pytest
 
 from filterdb.errors import SourceError
 from filterdb.sources import Options, resolve
-from filterdb.sources.onnx_values import FROM_INPUTS
+from filterdb.sources.programs.onnx_values import FROM_INPUTS
 from filterdb.store.schema import Layer, Model
 
 onnx = pytest.importorskip("onnx")

@@ -8,7 +8,7 @@ import timm
 from filterdb.errors import FilterdbError, NotFound, SourceError
 from filterdb.sources import resolve
 from filterdb.sources.network import build
-from filterdb.sources.timm import facts_of
+from filterdb.sources.remote.timm import facts_of
 
 
 def test_convnextv2_huge() -> None:

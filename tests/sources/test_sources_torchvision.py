@@ -12,7 +12,7 @@ from hub import connected, serve
 
 from filterdb.errors import HubError, NotFound
 from filterdb.sources import resolve
-from filterdb.sources.download import cached_download
+from filterdb.sources.remote.download import cached_download
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
-from filterdb.sources.finder import Finder, Weight, dequantise, kind_of_layer, listed, one_line, unequal
 from filterdb.sources.layers import NOT_FLOAT, TRANSPOSED, sheet
-from filterdb.sources.onnx_values import NotConstant, Values
 from filterdb.sources.options import Options, Progress
+from filterdb.sources.programs.finder import Finder, Weight, dequantise, kind_of_layer, listed, one_line, unequal
+from filterdb.sources.programs.onnx_values import NotConstant, Values
 from filterdb.store.schema import Layer, Model, ModelFacts
 
 NO_SCALE = "integers without a scale (ConvInteger), stored less their zero point"

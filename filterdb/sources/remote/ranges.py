@@ -11,8 +11,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.sources.http import Remote
 from filterdb.sources.options import Progress
+from filterdb.sources.remote.http import Remote
 from filterdb.sources.safetensors import Place, decode, header_length, parse_header
 
 FIRST = 16 * 2**10

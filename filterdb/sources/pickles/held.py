@@ -1,7 +1,7 @@
 """Checkpoints to be changed and written again by torch, which loads them whole and as weights only.
 
 Nothing of a checkpoint is ever executed. A file that needs code to be unpickled is refused by the name of what it needs: to write
-it again would be to write that code again. ``filterdb.sources.checkpoint`` reads such files.
+it again would be to write that code again. ``filterdb.sources.pickles.checkpoint`` reads such files.
 """
 
 from __future__ import annotations

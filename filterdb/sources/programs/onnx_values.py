@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.sources.finder import one_line
+from filterdb.sources.programs.finder import one_line
 
 COMPUTED = "weights are computed in the graph"
 FROM_INPUTS = "weights are no constants: they come from the graph's inputs"

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from filterdb.errors import HubError
-from filterdb.sources.http import download
 from filterdb.sources.options import Progress
+from filterdb.sources.remote.http import download
 
 
 def cached_download(url: str, path: Path, what: str, progress: Progress | None) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 
 from filterdb.errors import SourceError, not_found
 from filterdb.sources import network as networks
-from filterdb.sources.download import cached_download
 from filterdb.sources.local import open_file
 from filterdb.sources.options import Options, Pending, Progress
+from filterdb.sources.remote.download import cached_download
 from filterdb.store.schema import Model, ModelFacts
 
 

@@ -1,6 +1,6 @@
 """From what was pickled to names and tensors: the state dicts in it, and those of whole modules, wrappers and other objects.
 
-An object of an unknown class was written down as a record of its attributes (``filterdb.sources.opcodes``). Modules keep their
+An object of an unknown class was written down as a record of its attributes (``opcodes``). Modules keep their
 weights in attributes that have had the same names since torch began, so that their state dict is read from the record.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from filterdb.errors import SourceError
 from filterdb.sources.computed import Computed
-from filterdb.sources.machine import Record
-from filterdb.sources.stored import StoredTensor, Unreadable
+from filterdb.sources.pickles.machine import Record
+from filterdb.sources.pickles.stored import StoredTensor, Unreadable
 
 DEEPEST = 8
 """Levels of mappings that are searched: more than any checkpoint has."""

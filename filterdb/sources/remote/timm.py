@@ -11,12 +11,12 @@ from typing import Any
 
 from filterdb.errors import SourceError, not_found
 from filterdb.sources.assemble import refuse_empty
-from filterdb.sources.download import cached_download
-from filterdb.sources.hub import HubFile, open_hub
 from filterdb.sources.local import open_file
 from filterdb.sources.network import build
 from filterdb.sources.options import Options, Pending, Progress
-from filterdb.sources.tags import datasets, top1
+from filterdb.sources.remote.download import cached_download
+from filterdb.sources.remote.hub import HubFile, open_hub
+from filterdb.sources.remote.tags import datasets, top1
 from filterdb.store.schema import Model, ModelFacts
 
 

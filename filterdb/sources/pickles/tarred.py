@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from filterdb.sources import formats
-from filterdb.sources.machine import DAMAGES, Global, Malformed, Record
-from filterdb.sources.opcodes import Pickle
-from filterdb.sources.rebuild import KNOWN, build, view
-from filterdb.sources.stored import File, InFile, Part, Storage
+from filterdb.sources.pickles.machine import DAMAGES, Global, Malformed, Record
+from filterdb.sources.pickles.opcodes import Pickle
+from filterdb.sources.pickles.rebuild import KNOWN, build, view
+from filterdb.sources.pickles.stored import File, InFile, Part, Storage
 
 MOST = 10_000_000
 """Storages or tensors in a file."""

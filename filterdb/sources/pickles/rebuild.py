@@ -8,8 +8,8 @@ from typing import Any
 
 from filterdb.sources import formats
 from filterdb.sources.computed import Array, Computed
-from filterdb.sources.machine import Global, Malformed, Rebuild, key_of
-from filterdb.sources.stored import InMemory, Storage, StoredTensor, Unreadable, empty, row_major
+from filterdb.sources.pickles.machine import Global, Malformed, Rebuild, key_of
+from filterdb.sources.pickles.stored import InMemory, Storage, StoredTensor, Unreadable, empty, row_major
 
 QUANTISED = "quantised weights: their stored integers were multiplied by their scales"
 

@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from filterdb.errors import SourceError, one_line
-from filterdb.sources import formats, tarred
-from filterdb.sources.machine import DAMAGES, Global, Malformed, Record
-from filterdb.sources.opcodes import Pickle
-from filterdb.sources.rebuild import KNOWN, build, view
-from filterdb.sources.stored import File, InFile, InZip, Part, Storage
+from filterdb.sources import formats
+from filterdb.sources.pickles import tarred
+from filterdb.sources.pickles.machine import DAMAGES, Global, Malformed, Record
+from filterdb.sources.pickles.opcodes import Pickle
+from filterdb.sources.pickles.rebuild import KNOWN, build, view
+from filterdb.sources.pickles.stored import File, InFile, InZip, Part, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What torch pickled first, before it wrote zip files."""

@@ -18,11 +18,11 @@ from urllib.parse import quote
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, not_found
 from filterdb.sources import sharded
 from filterdb.sources.assemble import assemble
-from filterdb.sources.http import Missing, Remote, endpoint, get_small, offline
 from filterdb.sources.local import SUFFIXES, named_network, open_file
 from filterdb.sources.network import Network, build
 from filterdb.sources.options import Options, Pending, Progress
-from filterdb.sources.ranges import HubSafetensors
+from filterdb.sources.remote.http import Missing, Remote, endpoint, get_small, offline
+from filterdb.sources.remote.ranges import HubSafetensors
 from filterdb.store.schema import Model, ModelFacts
 
 DEFAULT = "model.safetensors"
@@ -110,7 +110,7 @@ def _beside(path: Path, file: str) -> list[str]:
     """The files of the repository that hold numbers of an ONNX program that was downloaded; for other files none."""
     if not file.endswith(".onnx"):
         return []
-    from filterdb.sources.onnx_values import locations
+    from filterdb.sources.programs.onnx_values import locations
 
     folder = file.rpartition("/")[0]
     return [f"{folder}/{one}" if folder else one for one in locations(path)]
@@ -204,7 +204,7 @@ def _config(place: HubFile, what: str) -> Mapping[str, Any] | None:
 
 def _timm_style(config: Mapping[str, Any], facts: ModelFacts, options: Options) -> tuple[ModelFacts, Network | None]:
     """Facts and network from timm's config.json; no network where this timm does not have the architecture."""
-    from filterdb.sources.tags import datasets
+    from filterdb.sources.remote.tags import datasets
 
     cfg = config.get("pretrained_cfg")
     cfg = cfg if isinstance(cfg, dict) else {}

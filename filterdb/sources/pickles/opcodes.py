@@ -2,7 +2,7 @@
 
 A pickle is a program that builds an object by calling functions which it names. Here a name is only a name (``Global``), and a
 call is only written down (``Record``): which function, with what, and what state the result was to get. The few names that stand
-for plain containers and tensors are known to the caller, and are rebuilt by functions of our own (``filterdb.sources.rebuild``).
+for plain containers and tensors are known to the caller, and are rebuilt by functions of our own (``rebuild``).
 
 A stranger's pickle can neither run long nor fill the memory: steps are counted, sizes are checked against the file, and nothing
 is walked, compared or hashed deeply (a tuple that holds the same tuple twice, a hundred deep, has no end).
@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from filterdb.sources.machine import BYTES_A_STEP, DAMAGES, MARK, Global, Machine, Malformed, Record, key_of
+from filterdb.sources.pickles.machine import BYTES_A_STEP, DAMAGES, MARK, Global, Machine, Malformed, Record, key_of
 
 MOST_STEPS = 32_000_000
 """Instructions, where one that makes a container counts for several; a checkpoint with a large optimiser has a million. A large

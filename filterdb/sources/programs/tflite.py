@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
-from filterdb.sources.finder import Finder, Weight, kind_of_layer, one_line
 from filterdb.sources.options import Options, Progress
-from filterdb.sources.tflite_program import (
+from filterdb.sources.programs.finder import Finder, Weight, kind_of_layer, one_line
+from filterdb.sources.programs.tflite_program import (
     INTEGERS,
     NO_NUMBERS,
     NO_SCALE,

@@ -1,6 +1,6 @@
 """Checkpoints that torch or pickle wrote (.pth, .pt, .bin, .tar, .ckpt, .pt2), read without torch and without code.
 
-Nothing of a checkpoint is ever executed or imported: see ``filterdb.sources.opcodes``. The numbers that are wanted are read where
+Nothing of a checkpoint is ever executed or imported: see ``opcodes``. The numbers that are wanted are read where
 they lie, and no others.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.sources.archive import Archive
-from filterdb.sources.machine import Record
-from filterdb.sources.objects import tree
 from filterdb.sources.options import Progress
-from filterdb.sources.stored import File, StoredTensor
+from filterdb.sources.pickles.archive import Archive
+from filterdb.sources.pickles.machine import Record
+from filterdb.sources.pickles.objects import tree
+from filterdb.sources.pickles.stored import File, StoredTensor
 
 
 class TorchCheckpoint:

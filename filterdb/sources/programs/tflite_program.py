@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
-from filterdb.sources.finder import dequantise
+from filterdb.sources.programs.finder import dequantise
 
 OPERATORS = 2**17
 """Of all subgraphs together, at most."""

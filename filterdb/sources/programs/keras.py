@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
-from filterdb.sources.finder import Finder, Weight, kind_of_layer, unequal
-from filterdb.sources.hdf5 import Dataset, Hdf5, opened
 from filterdb.sources.layers import NOT_FLOAT
 from filterdb.sources.options import Options, Progress
+from filterdb.sources.programs.finder import Finder, Weight, kind_of_layer, unequal
+from filterdb.sources.programs.hdf5 import Dataset, Hdf5, opened
 from filterdb.store.schema import Layer, Model, ModelFacts
 
 WEIGHTS_ONLY = "a file of weights says no stride, dilation and padding, so they are null: the model's .keras file has them"

@@ -1,4 +1,4 @@
-"""A program that reads an HDF5 file for its parent: ``python -P hdf5_child.py FILE``. See filterdb/sources/hdf5.py for why.
+"""A program that reads an HDF5 file for its parent: ``python -P hdf5_child.py FILE``. ``hdf5`` says why.
 
 It writes one line of JSON, which lists the datasets of three or four dimensions. Then it answers each line that it reads, the
 path of a dataset in JSON, with a line of JSON and the numbers. Links are not followed, and nothing outside the file is read.

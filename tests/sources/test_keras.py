@@ -19,7 +19,7 @@ from filterdb.errors import SourceError
 from filterdb.sources import Options, resolve
 from filterdb.sources.layers import NOT_FLOAT, POINTWISE
 from filterdb.sources.programs import hdf5
-from filterdb.sources.programs.keras import ABSENT, WEIGHTS_ONLY
+from filterdb.sources.programs.keras import ABSENT, OF_KERAS_2, WEIGHTS_ONLY
 from filterdb.store.schema import Layer, Model
 
 h5py = pytest.importorskip("h5py")
@@ -148,6 +148,29 @@ def test_the_folder_that_keras_2_called_otherwise(tmp_path: Path) -> None:
     before = {path.replace("layers/", "_layer_checkpoint_dependencies\\"): array for path, array in ARRAYS.items()}
     before = {path.replace("\\", "/"): array for path, array in before.items()}
     assert read(archive(tmp_path / "net.keras", weights(before)))[0].layers == WANTED
+
+
+def test_keras_2_counts_each_layer_twice(tmp_path: Path) -> None:
+    layers = [layer("DepthwiseConv2D", f"dw{i}", strides=1, padding="same") for i in range(3)]
+    kernels = [random(3, 3, 8, 1, seed=i) for i in range(3)]
+    names = ("depthwise_conv2d", "depthwise_conv2d_2", "depthwise_conv2d_4")
+    data = weights({f"{OF_KERAS_2}/{name}/vars/0": array for name, array in zip(names, kernels, strict=True)})
+    config = {"class_name": "Functional", "config": {"name": "net", "layers": layers}}
+    model, found = read(archive(tmp_path / "net.keras", data, config))
+    assert [one.name for one in model.layers] == ["dw0", "dw1", "dw2"]
+    for kernel, array in zip(found, kernels, strict=True):
+        np.testing.assert_array_equal(kernel, first(array))
+
+
+def test_a_folder_that_keras_2_numbered_anew(tmp_path: Path) -> None:
+    layers = [layer("SeparableConv2D", name, strides=1, padding="same") for name in ("sep_1", "sep_2")]
+    arrays = {"model_weights/sep_1/sep_1_1/depthwise_kernel:0": ONE, "model_weights/sep_2/sep_2_1/depthwise_kernel:0": SEPARABLE}
+    config = {"class_name": "Model", "config": {"name": "net", "layers": layers}}
+    (tmp_path / "net.h5").write_bytes(weights(arrays, root={"model_config": json.dumps(config)}))
+    model, kernels = read(tmp_path / "net.h5")
+    assert [one.name for one in model.layers] == ["sep_1", "sep_2"]
+    for kernel, array in zip(kernels, (ONE, SEPARABLE), strict=True):
+        np.testing.assert_array_equal(kernel, first(array))
 
 
 @pytest.mark.parametrize("leaf", ["depthwise_kernel:0", "kernel"], ids=["Keras 2", "Keras 3"])

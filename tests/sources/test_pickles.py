@@ -12,6 +12,7 @@ import tarfile
 import types
 import zipfile
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +347,47 @@ def test_programs(tmp_path: Path) -> None:
     for name in ("traced.pt", "scripted.pt", "exported.pt2"):
         assert list(read(tmp_path / name)) == ["dw"]
         np.testing.assert_array_equal(read(tmp_path / name)["dw"], network.dw.weight.detach()[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_frozen_programs_keep_weights_as_constants(tmp_path: Path) -> None:
+    network = module().eval()
+    torch.jit.save(
+        torch.jit.freeze(torch.jit.script(network.requires_grad_(False)), optimize_numerics=False), tmp_path / "frozen.pt"
+    )
+    (kernels,) = read(tmp_path / "frozen.pt").values()
+    np.testing.assert_array_equal(kernels, network.dw.weight[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_packed_convolutions(tmp_path: Path) -> None:
+    from torch.ao import quantization
+
+    network = nn.Sequential(quantization.QuantStub(), nn.Conv2d(8, 8, 5, groups=8), quantization.DeQuantStub()).eval()
+    network.qconfig = quantization.get_default_qconfig()
+    prepared = quantization.prepare(network)
+    prepared(torch.randn(1, 8, 9, 9))
+    quantised = quantization.convert(prepared)
+    torch.save(quantised, tmp_path / "whole.pt")
+    torch.jit.save(torch.jit.script(quantised), tmp_path / "scripted.pt")
+    torch.jit.save(torch.jit.freeze(torch.jit.script(quantised)), tmp_path / "frozen.pt")
+    wanted = quantised[1].weight().dequantize()[:, 0].numpy()
+    for name, wanted_layer in (("whole.pt", "1"), ("scripted.pt", "1"), ("frozen.pt", "c0")):
+        ((layer, kernels),) = read(tmp_path / name).items()
+        assert layer == wanted_layer
+        np.testing.assert_array_equal(kernels, wanted)
+
+
+def test_convolutions_that_phones_prepack() -> None:
+    held = Record("__torch__.Net", (), {"conv": packed(KERNEL.shape), "_packed_weight_0": packed((4, 1, 5, 5)), "other": None})
+    state = tree({"program": held, "constants": {"c0": packed((2, 1, 3, 3))}}, "x")
+    assert {key: leaf.shape for key, leaf in state["program"].items()} == {
+        "conv.weight": (8, 1, 3, 3), "_packed_weight_0.weight": (4, 1, 5, 5),
+    }  # fmt: skip
+    assert state["constants"]["c0.weight"].shape == (2, 1, 3, 3)
+
+
+def packed(shape: Sequence[int]) -> Record:
+    """What torch's optimiser for mobile phones makes of a convolution."""
+    weight, bias = (StoredTensor(Storage("F32", InMemory(b"")), "F32", 0, tuple(one), (1,)) for one in (shape, shape[:1]))
+    return Record("__torch__.torch.classes.xnnpack.Conv2dOpContext", (), (weight, bias, [1, 1], [0, 0], [1, 1], 8, None, None))

@@ -34,6 +34,8 @@ class File:
     """Name, shape, type, buffer, and scales, zero points and axis."""
     buffers: list[bytes] = field(default_factory=lambda: [b""])
     operators: list[tuple[int, Sequence[int], Sequence[int], dict[str, int]]] = field(default_factory=list)
+    custom: str = ""
+    """The name of the operators that are CUSTOM."""
 
     def tensor(self, name: str, shape: Sequence[int], array: np.ndarray | None = None, *quantised: Any, kind: int = 0) -> int:
         """The index of a new tensor, constant where there is an array; ``quantised`` is scales, zero points and axis."""
@@ -81,7 +83,10 @@ class File:
         graphs = _vector(b, tflite.ModelStartSubgraphsVector, [tflite.SubGraphEnd(b)])
         made = []
         for code in codes:
+            word = b.CreateString(self.custom) if code == Code.CUSTOM else None
             tflite.OperatorCodeStart(b)
+            if word is not None:
+                tflite.OperatorCodeAddCustomCode(b, word)
             tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
             tflite.OperatorCodeAddBuiltinCode(b, code)
             made.append(tflite.OperatorCodeEnd(b))
@@ -301,6 +306,13 @@ def wrong(**changes: Any) -> bytes:
     shape = changes.get("shape", weights.shape)
     file.conv(file.tensor("dw", shape, weights, *changes.get("quantised", ())), 8, **changes.get("options", {}))
     return file.data()
+
+
+def test_what_is_compiled_for_the_edge_tpu_is_refused_by_name(tmp_path: Path) -> None:
+    file = File(custom="edgetpu-custom-op")
+    file.operator(Code.CUSTOM, [file.tensor("image", (1, 32, 32, 8))], file.tensor("out", (1, 32, 32, 8)))
+    with pytest.raises(SourceError, match="left out 1: compiled for the Edge TPU"):
+        read(file.write(tmp_path / "x.tflite"))
 
 
 @pytest.mark.parametrize(

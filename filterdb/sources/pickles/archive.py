@@ -86,7 +86,7 @@ class Archive:
         held = self._pickled(entries, root, "data")
         if any(name.startswith(f"{root}code/") for name in names) and f"{root}constants.pkl" in entries:
             constants = self._pickled(entries, root, "constants")
-            tensors = {f"c{i}": one for i, one in enumerate(constants)} if type(constants) is tuple else {}
+            tensors = {_constant(i, one): one for i, one in enumerate(constants)} if type(constants) is tuple else {}
             return {"program": held, "constants": tensors} if tensors else held
         return held
 
@@ -207,6 +207,11 @@ class Archive:
             raise Malformed(f"is truncated: it has {self.file.size} bytes of {place}")
         if backings:
             raise Malformed("has tensors whose numbers are missing")
+
+
+def _constant(number: int, value: Any) -> str:
+    """A name for a constant of a program, which has none. In a frozen program the weights are constants."""
+    return f"c{number}.weight" if len(getattr(value, "shape", ())) == 4 else f"c{number}"
 
 
 def _key(key: Any) -> str:

@@ -6,6 +6,7 @@ weights in attributes that have had the same names since torch began, so that th
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +23,9 @@ DEEPEST_MODULE = 200
 _TENSORS = (StoredTensor, Computed, Unreadable)
 _SCRIPTED = "__torch__."
 """Classes of TorchScript, whose attributes are parameters, buffers and modules alike."""
+_PACKED = re.compile(r"(?:__torch__\.)?torch\.(?:classes|(?:ao\.)?nn\.(?:intrinsic\.)?quantized)\.(?:.*\.)?\w*Conv\w*")
+"""Convolutions that keep their weights in a tuple: quantised ones, and those of TorchScript for phones."""
+_PACKED_KEY = re.compile(r"(?:_jit_pass_hoist_conv_packed_params\.)?(?:(.*)\.)?_packed_params(?:\.\d+)?")
 
 Tree = dict[str, Any]
 
@@ -49,6 +53,8 @@ def tree(held: Any, what: str) -> Tree:
             if isinstance(child, _TENSORS):
                 if not listed:  # the weights in a list have no names
                     into[key] = child
+            elif (weight := _packed(child)) is not None:
+                into[_packed_name(str(key))] = weight
             elif depth < DEEPEST and _may_hold(child) and id(child) not in seen:
                 queue.append((child, into.setdefault(key, {}) if key not in into else {}, depth + 1))
     return root
@@ -126,6 +132,8 @@ def _state_dict(module: Mapping[Any, Any], seen: set[int], what: str) -> Tree:
             value = _leaf(value)
             if isinstance(value, _TENSORS):
                 state[f"{prefix}{key}"] = value
+            elif (weight := _packed(value)) is not None:
+                state[f"{prefix}{_packed_name(key)}"] = weight
             elif (found := _module(value)) is not None and id(value) not in seen:
                 seen.add(id(value))
                 inner.append((f"{prefix}{key}.", found, depth + 1))
@@ -144,3 +152,22 @@ def _members(attributes: Mapping[Any, Any], seen: set[int]) -> Iterator[tuple[st
         if type(part) is dict and id(part) not in seen:
             seen.add(id(part))
             yield from ((key, value) for key, value in part.items() if type(key) is str)
+
+
+def _packed(value: Any) -> Any:
+    """The weight of a packed convolution, which is the one tensor of four dimensions in its state; None for anything else."""
+    if not isinstance(value, Record) or type(value.state) is not tuple or not _PACKED.fullmatch(value.name):
+        return None
+    parts = [one for part in value.state for one in (part if type(part) is list else (part,))]
+    return next((one for one in parts if isinstance(one, _TENSORS) and len(one.shape) == 4), None)
+
+
+def _packed_name(key: str) -> str:
+    """What the weight would be called if its convolution was not packed.
+
+    >>> _packed_name("_jit_pass_hoist_conv_packed_params.features.0._packed_params.1"), _packed_name("c0")
+    ('features.0.weight', 'c0.weight')
+    """
+    found = _PACKED_KEY.fullmatch(key)
+    name = key if found is None else found[1]
+    return f"{name}.weight" if name else "weight"

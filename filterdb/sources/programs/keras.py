@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from filterdb.store.schema import Layer, Model, ModelFacts
 
 WEIGHTS_ONLY = "a file of weights says no stride, dilation and padding, so they are null: the model's .keras file has them"
 ABSENT = "the file has no weights of this layer"
+OF_KERAS_2 = "_layer_checkpoint_dependencies"
+"""The folder of layers in .keras files of Keras 2.12 and 2.13."""
 DEPTHWISE = (
     "DepthwiseConv2D", "SeparableConv2D", "SeparableConvolution2D",
     "DepthwiseConv1D", "SeparableConv1D", "SeparableConvolution1D",
@@ -201,27 +203,40 @@ class _Stored:
         """By the layer's name, which .keras files of today say."""
         self._leaves: dict[tuple[str, str], list[str]] = {}
         """By the last part of the layer's name and what the kernels are called, in .h5 files."""
+        self._within: dict[tuple[str, str], list[str]] = {}
+        """By any folder around the kernels and what they are called, in .h5 files."""
+        plain = {path: path.replace("\\", "/") for path in datasets}
+        doubled = _doubled(plain.values())
         for path, dataset in datasets.items():
-            parts = path.replace("\\", "/").split("/")
+            parts = plain[path].split("/")
             if parts[-2:] == ["vars", "0"]:
-                place = "/".join(parts[:-2]).replace("_layer_checkpoint_dependencies", "layers")
-                self._objects.setdefault(place, []).append(path)
+                self._objects.setdefault(_place(parts[:-2], doubled), []).append(path)
                 if dataset.layer:
                     self._names.setdefault(dataset.layer, []).append(path)
             elif parts[-1] in _LEAVES and len(parts) > 1:
                 self._leaves.setdefault((parts[-2], parts[-1]), []).append(path)
+                for folder in set(parts[:-2]):
+                    self._within.setdefault((folder, parts[-1]), []).append(path)
 
     def of(self, spec: _Spec) -> Dataset | None:
         """The dataset of a layer's kernels, or None where there is none."""
         last = spec.own.rpartition("/")[2]
         named = ([path for path in self._leaves.get((last, leaf), ()) if f"/{spec.own}/" in f"/{path}"] for leaf in _LEAVES)
         choices = (self._objects.get(spec.place), self._names.get(spec.own), *named)
-        places = next((places for places in choices if places), None)
+        places = next((places for places in choices if places), None) or self._renamed(spec)
         if places is None:
             return None
         # models within a model may have layers of one name: then the path with the most of the names around it
         names = set(spec.name.split("."))
         return self.datasets[max(places, key=lambda path: len(names & set(path.split("/"))))]
+
+    def _renamed(self, spec: _Spec) -> list[str] | None:
+        """Where a layer's kernels are if its folder has its name and the folder within it another.
+
+        Keras 2 numbers the inner one anew when a session has seen the name before: ``conv/conv_1/kernel:0``.
+        """
+        found = (self._within.get((spec.own, leaf), ()) for leaf in _LEAVES)
+        return next(([path] for path, *others in filter(None, found) if not others), None)
 
     def by_names(self, order: list[str]) -> list[tuple[Dataset, str, bool]]:
         """The datasets that look depthwise, in order: each with a name for its layer, and whether Keras's names say so."""
@@ -239,6 +254,35 @@ class _Stored:
             return min((rank[part] for part in one[0].split("/") if part in rank), default=len(rank)), parts
 
         return [(self.datasets[path], name, named) for path, name, named in sorted(found, key=key)]
+
+
+def _doubled(paths: Iterable[str]) -> set[str]:
+    """The names, without their numbers, of layers that are numbered 0, 2, 4 …: Keras 2.12 and 2.13 count each of them twice."""
+    numbers: dict[str, set[int]] = {}
+    for path in paths:
+        parts = path.split("/")
+        for i, part in enumerate(parts[1:], 1):
+            if parts[i - 1] == OF_KERAS_2:
+                name, number = _number(part)
+                numbers.setdefault("/".join((*parts[:i], name)), set()).add(number)
+    return {name for name, found in numbers.items() if not any(number % 2 for number in found)}
+
+
+def _place(parts: list[str], doubled: set[str]) -> str:
+    """A layer's place as Keras 3 writes it: its folders are called layers, and layers of a class are counted once."""
+    place = []
+    for i, part in enumerate(parts):
+        name, number = _number(part)
+        if i and parts[i - 1] == OF_KERAS_2 and "/".join((*parts[:i], name)) in doubled:
+            part = f"{name}_{number // 2}" if number else name
+        place.append("layers" if part == OF_KERAS_2 else part)
+    return "/".join(place)
+
+
+def _number(part: str) -> tuple[str, int]:
+    """A folder's name and number: depthwise_conv2d_4 is of a layer of the class DepthwiseConv2D; the first has no number."""
+    found = re.fullmatch(r"(.+)_([1-9]\d{0,8})", part)
+    return (found[1], int(found[2])) if found else (part, 0)
 
 
 def _pair(value: Any, ndim: int) -> Pair:

@@ -20,6 +20,7 @@ from filterdb.kernels.sizes import Pair
 from filterdb.sources.options import Options, Progress
 from filterdb.sources.programs.finder import Finder, Weight, kind_of_layer, one_line
 from filterdb.sources.programs.tflite_program import (
+    EDGE_TPU,
     INTEGERS,
     NO_NUMBERS,
     NO_SCALE,
@@ -62,6 +63,8 @@ def _offer(graph: Subgraph, operator: Operator, number: int, found: Finder) -> N
     """Offer an operator's layer, if it is depthwise; and if it is an ordinary one that is asked for."""
     from tflite import BuiltinOperator as Code
 
+    if operator.custom == b"edgetpu-custom-op":
+        found.skip(EDGE_TPU, f"operator {number}")
     depthwise = operator.code == Code.DEPTHWISE_CONV_2D
     if not (depthwise or operator.code == Code.CONV_2D) or len(operator.inputs) < 2 or not operator.outputs:
         return

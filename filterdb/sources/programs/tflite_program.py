@@ -23,6 +23,7 @@ SPARSE = "sparse weights"
 COMPUTED = "weights are computed in the graph, not stored"
 NO_SCALE = "integers without a scale"
 NO_NUMBERS = "weights of a type that is no number"
+EDGE_TPU = "compiled for the Edge TPU, with the weights in a form of its own (give the file that edgetpu_compiler was given)"
 
 
 class NotStored(Exception):
@@ -50,6 +51,8 @@ class Operator:
     outputs: tuple[int, ...]
     options: Any
     """The flatbuffers table of its options, or None."""
+    custom: bytes = b""
+    """The name of an operator that is none of TensorFlow's."""
 
 
 @dataclass
@@ -114,7 +117,8 @@ class Program:
         self.data = data
         self.model = tflite.Model.GetRootAs(data, 0)
         self._codes = [
-            max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # files of before have the second alone
+            # files of before have the second alone
+            (max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), code.CustomCode() or b"")
             for code in (self.model.OperatorCodes(i) for i in range(self._checked(self.model.OperatorCodesLength())))
         ]
         self.subgraphs = list(self._subgraphs())
@@ -142,7 +146,8 @@ class Program:
 
     def _operator(self, table: Any) -> Operator:
         inputs, outputs = (tuple(map(int, _vector(part))) for part in (table.InputsAsNumpy(), table.OutputsAsNumpy()))
-        return Operator(self._codes[table.OpcodeIndex()], inputs[:3], outputs[:1], table.BuiltinOptions())
+        code, custom = self._codes[table.OpcodeIndex()]
+        return Operator(code, inputs[:3], outputs[:1], table.BuiltinOptions(), custom)
 
     def buffer(self, tensor: Tensor) -> NDArray[np.uint8]:
         """The bytes of a tensor that is constant; empty where it is not."""

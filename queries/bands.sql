@@ -7,7 +7,7 @@ SELECT name, band, count(*) AS filters, round(100.0 * count(*) / sum(count(*)) O
 FROM (SELECT coalesce(CASE $by WHEN 'task' THEN m.task WHEN 'model' THEN m.model WHEN 'dataset' THEN m.dataset WHEN 'size' THEN f.size
                                WHEN 'stride' THEN l.stride::VARCHAR ELSE error('by is task, model, dataset, size or stride') END,
                       '(unknown)') AS name,
-             coalesce(band, '(zero)') AS band, band_confidence
+             coalesce(band, '(' || coalesce(reason, 'zero') || ')') AS band, band_confidence
       FROM descriptors JOIN filters AS f USING (filter_id) JOIN models AS m USING (model) JOIN layers AS l USING (model, layer)
       WHERE f.model GLOB $models)
 GROUP BY name, band

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from filterdb.errors import InvalidArgument, NotFound, not_found
 from filterdb.explorer.choice import CLASS_COLUMNS, FACETS, PAGE, RANDOM, Choice
-from filterdb.explorer.shelf_rows import DEAD, UNCLASSIFIED, ZERO
+from filterdb.explorer.shelf_rows import DEAD, UNCLASSIFIED, WORDLESS
 from filterdb.kernels.sizes import parse_size, shape_of
 from filterdb.store import schema
 
@@ -146,7 +146,7 @@ def _where(*clauses: Clause) -> tuple[str, list[Any]]:
 
 
 _CELLS = {"class": "class", "band": "band"}
-_SAID = {ZERO: "{} IS NULL", DEAD: "({} IS NULL AND dead)", UNCLASSIFIED: "({} IS NULL AND NOT dead)"}
+_SAID = {WORDLESS: "{} IS NULL", DEAD: "({} IS NULL AND dead)", UNCLASSIFIED: "({} IS NULL AND NOT dead)"}
 """What the cells say where the rows have null."""
 
 

@@ -25,7 +25,7 @@ MEANINGS = {
     "sharpening": "passes DC by a central tap and amplifies high frequencies",
     "identity": "one tap holds nearly all energy: leaves the image unchanged",
     "other": "meets none of the rules",
-    "(zero)": "all weights are zero",
+    "(no word)": "all weights are zero, or the kernel has three dimensions",
 }
 """A short meaning of each signal-processing word."""
 NUMBER_MEANINGS = {

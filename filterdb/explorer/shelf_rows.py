@@ -21,7 +21,7 @@ TOLD = {
     "template_score": "float32",
 }  # fmt: skip
 """The columns of ``classes``; those of classifier number 2 are called class_2 and so on."""
-UNCLASSIFIED, DEAD, ZERO, UNKNOWN = "(unclassified)", "(dead)", "(zero)", "(unknown)"
+UNCLASSIFIED, DEAD, WORDLESS, UNKNOWN = "(unclassified)", "(dead)", "(no word)", "(unknown)"
 _KINDS = {
     "float32": "FLOAT", "int8": "TINYINT", "bool": "BOOLEAN", "string": "VARCHAR", "double": "DOUBLE", "int32": "INTEGER",
     "int64": "BIGINT", "timestamp[us, tz=UTC]": "TIMESTAMP",
@@ -93,7 +93,7 @@ def put_on(con: duckdb.DuckDBPyConnection, batch: Sequence[Member]) -> None:
     for classifier in [0, *_numbers(con).values()]:
         told = f"coalesce(class_{classifier}, CASE WHEN dead THEN '{DEAD}' ELSE '{UNCLASSIFIED}' END)" if classifier else "NULL"
         con.execute(
-            f"INSERT INTO cells SELECT layer_number, {classifier}, {told} AS told, coalesce(band, '{ZERO}') AS word, dead, "
+            f"INSERT INTO cells SELECT layer_number, {classifier}, {told} AS told, coalesce(band, '{WORDLESS}') AS word, dead, "
             "count(*) FROM rows WHERE n >= ? AND n < ? GROUP BY layer_number, told, word, dead", [start, n],
         )  # fmt: skip
 

@@ -253,7 +253,7 @@ _GROUPS = {
         "coalesce(class, 'other')",
         "LEFT JOIN (SELECT filter_id, class FROM classes WHERE classifier = $classifier) USING (filter_id)",
     ),
-    "band": ("coalesce(band, '(zero)')", "LEFT JOIN descriptors USING (filter_id)"),
+    "band": ("coalesce(band, '(' || coalesce(reason, 'zero') || ')')", "LEFT JOIN descriptors USING (filter_id)"),
     "model": ("f.model", ""),
     "depth": ("coalesce(l.depth_norm, 0)", ""),
 }

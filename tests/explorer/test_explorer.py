@@ -140,7 +140,7 @@ CHOICES = [
     ({"layer": "stages.[01].*"}, "f.layer GLOB 'stages.[01].*'"), ({"depth_from": 0.5}, "l.depth_norm >= 0.5"),
     ({"dead": ("yes",)}, "f.dead"),
     ({"band": ("lowpass", "other"), "dead": ("no",)}, "d.band IN ('lowpass', 'other') AND NOT f.dead"),
-    ({"band": ("(zero)",)}, "d.band IS NULL"),
+    ({"band": ("(no word)",)}, "d.band IS NULL"),
     ({"classifier": "small-nets-7x7", "class_": ("other",)}, "f.filter_id IN (FROM classes WHERE class = 'other')"),
     ({"classifier": "small-nets-7x7", "class_": ("(unclassified)",)}, "f.filter_id NOT IN (FROM classes)"),
 ]  # fmt: skip
@@ -248,7 +248,7 @@ def test_a_models_layers_add_up(desk):
     rows = data_models.layers(desk.cursor(), "dead", desk.cursor().execute("SELECT number FROM classifiers").fetchall()[0][0])
     assert [(row.dead, sum(row.bands.values()), sum(row.classes.values()), len(row.samples)) for row in rows] == [(5, 10, 10, 8)]
     assert rows[0].classes["(dead)"] == 5
-    assert rows[0].bands["(zero)"] == 3
+    assert rows[0].bands["(no word)"] == 3
 
 
 # -- following the database ------------------------------------------------------------------------------------------------
@@ -629,7 +629,7 @@ def test_the_frequency_response_is_the_fourier_sum():
     assert (found.along_x[0][0], found.along_x[-1][0]) == (0, 0.5)
 
 
-@given(st.dictionaries(st.sampled_from(["lowpass", "other", "bandpass", "(zero)", "mine"]), st.integers(0, 99)))
+@given(st.dictionaries(st.sampled_from(["lowpass", "other", "bandpass", "(no word)", "mine"]), st.integers(0, 99)))
 def test_a_bar_is_whole(counts):
     pieces = looks.band_bar(counts)
     assert sum(piece.filters for piece in pieces) == sum(counts.values())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.sources.checkpoint import TorchCheckpoint
+from filterdb.sources.names import LONGEST, plain
 from filterdb.sources.options import Progress
 from filterdb.sources.safetensors import LocalSafetensors
 
@@ -48,6 +49,8 @@ def shards(index: bytes, what: str) -> dict[str, str]:
     for file in files.values():
         if not isinstance(file, str) or not file.endswith((".safetensors", ".bin", ".pth", ".pt")):
             raise SourceError(f"{what} names the shard {str(file)[:80]!r}, which is no file of weights. Fetch it again.")
+        if len(file) > LONGEST or plain(file) != file:
+            raise SourceError(f"{what} names the shard {plain(file, 80)}, which no file is called. Fetch it again.")
         if ".." in file.replace("\\", "/").split("/") or file[0] in "/\\" or ":" in file:
             raise SourceError(f"{what} names the shard {file[:80]}, which is outside of its folder, so it was refused.")
     return files
@@ -69,7 +72,7 @@ class ShardedCheckpoint:
             shard = _open(path.parent / file, f"{what} ({file})")
             for key in keys:
                 if key not in shard.tree:
-                    raise SourceError(f"{what}: {key[:80]} is not in {file}, where it should be. Fetch the shards again.")
+                    raise SourceError(f"{what}: {plain(key, 80)} is not in {file}, where it should be. Fetch the shards again.")
                 self.tree[key] = shard.tree[key]
                 self._shards[id(shard.tree[key])] = shard
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError, not_found
 from filterdb.sources import recipes
+from filterdb.sources.names import plain
 from filterdb.sources.options import Options, Pending, Progress, things
 from filterdb.store.schema import Model, ModelFacts
 
@@ -150,6 +151,8 @@ def _from_path(path: Path, options: Options, source: str | None = None) -> Pendi
     from filterdb.sources import local
 
     source, name = source or str(path), options.name or local.stem(path)
+    if any("\ud800" <= letter <= "\udfff" for letter in source + name):
+        raise SourceError(f"{plain(source)} has a name that is not UTF-8, which a table cannot hold. Rename the file.")
 
     @contextlib.contextmanager
     def open_(progress: Progress | None = None) -> Iterator[Model]:

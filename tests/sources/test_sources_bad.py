@@ -288,3 +288,10 @@ def test_an_error_is_one_line_fit_for_a_terminal(tmp_path: Path) -> None:
     assert outcome.error is not None
     assert outcome.error.isprintable()
     assert len(outcome.error) < 500
+
+
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.pth")
+    torch.save({"a.weight": torch.ones(8, 1, 3, 3)}, path)
+    with pytest.raises(SourceError, match="Rename the file"):
+        resolve(path)

@@ -22,6 +22,7 @@ from filterdb.fields.store import FieldStore, descriptor_table
 from filterdb.kernels import moments
 from filterdb.kernels.sizes import Pair, Rows, size_name, split
 from filterdb.sources import Options, Pending, resolve, things
+from filterdb.sources.names import plain
 from filterdb.store import Collection, schema
 from filterdb.store.collection import slug
 from filterdb.store.parquet import ROW_GROUP
@@ -29,7 +30,8 @@ from filterdb.store.schema import Layer, Model, ModelFacts
 
 DESCRIBED = 4096
 """Kernels that are described in one task. Most layers have fewer; NumPy's calls would cost more than its arithmetic."""
-
+LONGEST_ERROR = 1000
+"""Letters of an error."""
 NO_ORDINARY = "no kernels of ordinary convolutions: there are none, or they are not read from files of this format"
 
 Status = Literal["ingested", "replaced", "skipped", "failed"]
@@ -201,12 +203,17 @@ def _ingest_one(
                 [*model.notes, NO_ORDINARY] if options.ordinary and not model.regular else list(model.notes),
             )  # fmt: skip
     except FilterdbError as error:
-        return Outcome(pending.source, name, "failed", seconds=time.perf_counter() - started, error=" ".join(str(error).split()))
+        return Outcome(pending.source, name, "failed", seconds=time.perf_counter() - started, error=_line(error))
     except MemoryError:
         return Outcome(pending.source, name, "failed", error="Not enough memory for this model. Ingest with --jobs 1.")
     except Exception as error:  # any error of a library is an error of this model only
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"{type(error).__name__}: {_line(error)[:300]}"
         return Outcome(pending.source, name, "failed", error=f"{pending.source} cannot be ingested: {reason}")
+
+
+def _line(error: Exception) -> str:
+    """What an error says, as one line that is fit for a terminal, whatever names of a stranger's file are in it."""
+    return plain(" ".join(str(error).split()), LONGEST_ERROR)
 
 
 def describe_skipped(reason: str, names: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from filterdb.errors import FilterdbError, InvalidArgument, SourceError, not_found
 from filterdb.sources import recipes
+from filterdb.sources.names import plain
 from filterdb.sources.options import Options, Pending, Progress, things
 from filterdb.store.schema import Model, ModelFacts
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Options", "Pending", "Progress", "assemble", "computed", "formats", "inverted", "layers", "local", "module", "network",
+    "Options", "Pending", "Progress", "assemble", "computed", "formats", "inverted", "layers", "local", "module", "names", "network",
     "options", "own", "pickles", "programs", "recipes", "remote", "renaming", "resolve", "safetensors", "things", "unwrap",
 ]  # fmt: skip
 
@@ -152,6 +153,8 @@ def _from_path(path: Path, options: Options, source: str | None = None) -> Pendi
     from filterdb.sources import local
 
     source, name = source or str(path), options.name or local.stem(path)
+    if any("\ud800" <= letter <= "\udfff" for letter in source + name):
+        raise SourceError(f"{plain(source)} has a name that is not UTF-8, which a table cannot hold. Rename the file.")
 
     @contextlib.contextmanager
     def open_(progress: Progress | None = None) -> Iterator[Model]:

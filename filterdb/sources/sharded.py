@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from filterdb.errors import SourceError, one_line
+from filterdb.sources.names import LONGEST, plain
 from filterdb.sources.options import Progress
 from filterdb.sources.pickles.checkpoint import TorchCheckpoint
 from filterdb.sources.safetensors import LocalSafetensors
@@ -48,6 +49,8 @@ def shards(index: bytes, what: str) -> dict[str, str]:
     for file in files.values():
         if not isinstance(file, str) or not file.endswith((".safetensors", ".bin", ".pth", ".pt")):
             raise SourceError(f"{what} names the shard {one_line(file)}, which is no file of weights. Fetch it again.")
+        if len(file) > LONGEST or plain(file) != file:
+            raise SourceError(f"{what} names the shard {one_line(file)}, which no file is called. Fetch it again.")
         if ".." in file.replace("\\", "/").split("/") or file[0] in "/\\" or ":" in file:
             raise SourceError(f"{what} names the shard {one_line(file)}, which is outside of its folder, so it was refused.")
     return files

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from filterdb.errors import SourceError
+from filterdb.sources.names import plain_keys
 
 # A word of its own, so that "schema" or "remap" is no average
 _AVERAGE = re.compile(r"(?:^|[_.\-])(?:ema|swa|averaged?|shadow)(?=$|[_.\-])")
@@ -62,6 +63,7 @@ def _is_leaf(value: Any) -> bool:
 
 def _state_dicts(tree: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, StateDict]]:
     """Every mapping in the tree that holds a tensor with a dimension, by its dotted path."""
+    tree = plain_keys(tree)
     here = {key: value for key, value in tree.items() if isinstance(key, str) and _is_leaf(value)}
     if any(len(leaf.shape) > 0 for leaf in here.values()):
         yield ".".join(path), here

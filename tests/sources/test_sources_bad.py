@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from filterdb import Database
 from filterdb.errors import FilterdbError, SourceError
 from filterdb.sources import resolve
+from filterdb.sources.names import plain_keys
 
 
 def read(path: Path) -> list[np.ndarray]:
@@ -261,3 +264,41 @@ def test_mutations_are_refused_or_read(
     path.write_bytes(content)
     with contextlib.suppress(FilterdbError):
         assert all(np.isfinite(kernel).all() for kernel in read(path))
+
+
+@pytest.mark.parametrize("key", ["\\ud800", "a\\u0000b", "\\u001b[31m", "a\\nb", "x" * 3000])
+def test_names_are_made_plain(tmp_path: Path, key: str) -> None:
+    numbers = np.ones((8, 1, 3, 3), np.float32).tobytes()
+    entry = '{"dtype": "F32", "shape": [8, 1, 3, 3], "data_offsets": [0, 288]}'
+    header = f'{{"{key}.dw.weight": {entry}}}'.encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + numbers)
+    db = Database(tmp_path / "db")
+    (outcome,) = db.ingest(tmp_path / "x.safetensors", check=False)
+    if outcome.error is None:
+        (layer,) = db.sql("SELECT DISTINCT layer FROM filters").df()["layer"]
+        assert layer.isprintable()
+        assert layer.endswith("?b.dw" if key.startswith("a") else ".dw")
+    else:
+        assert len(key) > 255
+        assert len(outcome.error) < 500
+
+
+def test_two_names_that_become_one_are_both_kept() -> None:
+    assert plain_keys({"a\n": 1, "a?": 2, "a\r": 3}) == {"2.a?": 1, "a?": 2, "3.a?": 3}
+
+
+def test_an_error_is_one_line_fit_for_a_terminal(tmp_path: Path) -> None:
+    name = "x" * 40 + "\x1b[2J\n" + "y" * 3000
+    index = {"weight_map": {"a.weight": f"{name}.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (outcome,) = Database(tmp_path / "db").ingest(tmp_path, check=False)
+    assert outcome.error is not None
+    assert outcome.error.isprintable()
+    assert len(outcome.error) < 500
+
+
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.pth")
+    torch.save({"a.weight": torch.ones(8, 1, 3, 3)}, path)
+    with pytest.raises(SourceError, match="Rename the file"):
+        resolve(path)

@@ -14,6 +14,7 @@ from filterdb.errors import SourceError
 from filterdb.sources import regular
 from filterdb.sources.assemble import kernels, refuse_empty
 from filterdb.sources.layers import LARGEST, POINTWISE, SHARED, stages_of
+from filterdb.sources.names import plain
 from filterdb.sources.options import Options, Progress
 from filterdb.store.schema import Kind, Layer, Model, ModelFacts, RegularLayer, Skipped
 
@@ -174,11 +175,6 @@ def listed(names: Sequence[str], count: int = 3) -> str:
     """The first names of a list: "a, b, c and 4 more"."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
-
-
-def plain(name: str) -> str:
-    """A name of a file that may be damaged, so that it fits into a line: without control characters, and not endless."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:255])
 
 
 def one_line(error: Exception) -> str:

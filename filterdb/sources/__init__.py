@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Options", "Pending", "Progress", "assemble", "computed", "formats", "inverted", "layers", "local", "module", "names", "network",
-    "options", "own", "pickles", "programs", "recipes", "remote", "renaming", "resolve", "safetensors", "things", "unwrap",
+    "Options", "Pending", "Progress", "assemble", "computed", "formats", "inverted", "layers", "local", "module", "names",
+    "network", "options", "own", "pickles", "programs", "recipes", "remote", "renaming", "resolve", "safetensors", "things",
+    "unwrap",
 ]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")

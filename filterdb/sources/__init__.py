@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Options", "Pending", "Progress", "assemble", "checkpoint", "computed", "held", "inverted", "layers", "local", "module",
-    "network", "numbers", "onnx", "options", "recipes", "resolve", "safetensors", "stored", "things", "timm", "unwrap",
+    "names", "network", "numbers", "onnx", "options", "recipes", "resolve", "safetensors", "stored", "things", "timm", "unwrap",
 ]  # fmt: skip
 
 SCHEMES = ("timm", "hf", "torchvision", "run")

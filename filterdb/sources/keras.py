@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
-from filterdb.sources.finder import Finder, Weight, kind_of_layer
+from filterdb.sources.finder import Finder, Weight, kind_of_layer, listed
 from filterdb.sources.hdf5 import Dataset, Hdf5, opened
 from filterdb.sources.layers import NOT_FLOAT
 from filterdb.sources.options import Options, Progress
 from filterdb.store.schema import Layer, Model, ModelFacts
 
 WEIGHTS_ONLY = "a file of weights says no stride, dilation and padding, so they are null: the model's .keras file has them"
+GREY = "recognised by shape alone, which an ordinary convolution of a grey image has too"
 ABSENT = "the file has no weights of this layer"
 ONE_DIMENSIONAL = "one-dimensional"
 OF_KERAS_2 = "_layer_checkpoint_dependencies"
@@ -66,12 +67,16 @@ def open_keras(
             for spec in _specs(_parsed(file.config, what)):
                 _offer_spec(spec, stored, file, found)
         else:
+            unnamed: list[str] = []
             for dataset, label, named in stored.by_names(file.layers):
                 if named:
                     _offer(Layer(label, 0, 0, 0), dataset, None, file, found)
                 else:
                     _offer_shape(label, dataset, file, found)
+                    unnamed.append(label)
             found.notes.append(WEIGHTS_ONLY)
+            if unnamed:
+                found.notes.append(f"{GREY}: {listed(unnamed)}")
     found.finish()
     return found.model(name, facts=facts, options=options, size=path.stat().st_size, progress=progress)
 

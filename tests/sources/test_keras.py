@@ -17,7 +17,7 @@ import torch
 
 from filterdb.errors import SourceError
 from filterdb.sources import Options, hdf5, resolve
-from filterdb.sources.keras import ABSENT, OF_KERAS_2, ONE_DIMENSIONAL, WEIGHTS_ONLY
+from filterdb.sources.keras import ABSENT, GREY, OF_KERAS_2, ONE_DIMENSIONAL, WEIGHTS_ONLY
 from filterdb.sources.layers import NOT_FLOAT, POINTWISE
 from filterdb.store.schema import Layer, Model
 
@@ -181,7 +181,7 @@ def test_weights_alone(tmp_path: Path) -> None:
     assert [layer.name for layer in model.layers] == ["grouped", "dw", "sep", "dw_2", "dw2"]
     assert {(layer.stride, layer.dilation, layer.padding) for layer in model.layers} == {(None, None, None)}
     assert [layer.in_channels for layer in model.layers] == [None, 8, 16, 12, 12]  # unknown where only the shape is known
-    assert model.notes == [WEIGHTS_ONLY]
+    assert model.notes == [WEIGHTS_ONLY, f"{GREY}: grouped"]
     np.testing.assert_array_equal(kernels[1], first(FIRST))
     arrays = {f"{name}/{name}/depthwise_kernel:0": INNER + i for i, name in enumerate(["b", "a_10", "a_9"])}
     for root, order in [({"layer_names": np.array(["b", "a_10", "a_9"], "S")}, ["b", "a_10", "a_9"]), ({}, ["a_9", "a_10", "b"]),

@@ -88,7 +88,7 @@ def locate(tree: Mapping[Any, Any], *, what: str, options: Options, network: Net
         layers, keys, skipped = read_layers.from_shapes(state, pointwise=options.pointwise)
         leaves, keyed = [state[key] for key in keys], state
         ordinary = ordinary_layers.from_shapes(state)
-        notes.append(UNKNOWN)
+        notes += [UNKNOWN, *ordinary_layers.grey(state, keys)]
     skipped = [*skipped, *uncomputed]
     ordinary = [layer for layer in ordinary_layers.choose(ordinary, options) if f"{layer.name}.weight" in keyed]
     if not ordinary:

@@ -54,6 +54,23 @@ def from_shapes(state: Mapping[str, Tensor]) -> list[RegularLayer]:
     return [_layer(name, shape, name == stem) for name, shape in found]
 
 
+def grey(state: Mapping[str, Tensor], keys: Sequence[str]) -> list[str]:
+    """The note on a first layer that may be none: an ordinary convolution of a grey image has the shape of depthwise kernels.
+
+    Args:
+        state: a state dict of an unknown architecture.
+        keys: what its shapes call depthwise, in order.
+    """
+    convs = [(key, tuple(leaf.shape)) for key, leaf in state.items() if len(leaf.shape) == 4]
+    mixed = any(shape[1] > 1 for _, shape in convs)
+    coloured = any(is_ordinary(shape) and shape[1] in COLOURS for _, shape in convs)
+    if not keys or not mixed or coloured or convs[0][0] != keys[0]:
+        return []
+    return [
+        f"{keys[0].removesuffix(WEIGHT)} comes first, and may be an ordinary convolution of a grey image: the shapes are alike"
+    ]
+
+
 def choose(layers: Sequence[RegularLayer], options: Options) -> list[RegularLayer]:
     """Those that the options ask for."""
     return [layer for layer in layers if (options.stem if layer.kind == "stem" else options.regular > 0)]

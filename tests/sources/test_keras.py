@@ -19,7 +19,7 @@ from filterdb.errors import SourceError
 from filterdb.sources import Options, resolve
 from filterdb.sources.layers import NOT_FLOAT, POINTWISE
 from filterdb.sources.programs import hdf5
-from filterdb.sources.programs.keras import ABSENT, OF_KERAS_2, WEIGHTS_ONLY
+from filterdb.sources.programs.keras import ABSENT, GREY, OF_KERAS_2, WEIGHTS_ONLY
 from filterdb.store.schema import Layer, Model
 
 h5py = pytest.importorskip("h5py")
@@ -196,7 +196,7 @@ def test_weights_alone(tmp_path: Path) -> None:
     assert [layer.name for layer in model.layers] == ["grouped", "depthwise_conv1d", "dw", "sep", "dw_2", "dw2"]
     assert {(layer.stride, layer.dilation, layer.padding) for layer in model.layers} == {(None, None, None)}
     assert [layer.in_channels for layer in model.layers] == [None, 8, 8, 16, 12, 12]  # unknown where only the shape is known
-    assert model.notes == [WEIGHTS_ONLY]
+    assert model.notes == [WEIGHTS_ONLY, f"{GREY}: grouped"]
     np.testing.assert_array_equal(kernels[2], first(FIRST))
     arrays = {f"{name}/{name}/depthwise_kernel:0": INNER + i for i, name in enumerate(["b", "a_10", "a_9"])}
     for root, order in [({"layer_names": np.array(["b", "a_10", "a_9"], "S")}, ["b", "a_10", "a_9"]), ({}, ["a_9", "a_10", "b"]),

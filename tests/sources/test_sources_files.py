@@ -294,3 +294,12 @@ def test_importing_is_light() -> None:
     heavy = "{'torch', 'timm', 'faiss', 'onnx', 'huggingface_hub'}"
     code = f"import filterdb.sources, filterdb.sources.recipes, sys; print(*sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("channels", "noted"), [(1, True), (3, False)])
+def test_a_first_convolution_of_a_grey_image_is_noted(tmp_path: Path, channels: int, noted: bool) -> None:
+    shapes = {"conv1": (16, channels, 3, 3), "dw": (16, 1, 3, 3), "conv2": (32, 16, 3, 3)}
+    torch.save({f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}, tmp_path / "x.pth")
+    (pending,) = resolve(tmp_path / "x.pth")
+    with pending.open(None) as model:
+        assert any("conv1 comes first, and may be" in note for note in model.notes) == noted

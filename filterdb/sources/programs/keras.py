@@ -22,11 +22,12 @@ from filterdb.errors import SourceError
 from filterdb.kernels.sizes import Pair
 from filterdb.sources.layers import NOT_FLOAT
 from filterdb.sources.options import Options, Progress
-from filterdb.sources.programs.finder import Finder, Weight, kind_of_layer, unequal
+from filterdb.sources.programs.finder import Finder, Weight, kind_of_layer, listed, unequal
 from filterdb.sources.programs.hdf5 import Dataset, Hdf5, opened
 from filterdb.store.schema import Layer, Model, ModelFacts
 
 WEIGHTS_ONLY = "a file of weights says no stride, dilation and padding, so they are null: the model's .keras file has them"
+GREY = "recognised by shape alone, which an ordinary convolution of a grey image has too"
 ABSENT = "the file has no weights of this layer"
 OF_KERAS_2 = "_layer_checkpoint_dependencies"
 """The folder of layers in .keras files of Keras 2.12 and 2.13."""
@@ -69,12 +70,16 @@ def open_keras(
                 _offer_spec(spec, stored, file, found)
             found.notes += unequal(found.layers)
         else:
+            unnamed: list[str] = []
             for dataset, label, named in stored.by_names(file.layers):
                 if named:
                     _offer(Layer(label, 0, 0, 0), dataset, None, file, found)
                 else:
                     _offer_shape(label, dataset, file, found)
+                    unnamed.append(label)
             found.notes.append(WEIGHTS_ONLY)
+            if unnamed:
+                found.notes.append(f"{GREY}: {listed(unnamed)}")
     found.finish()
     return found.model(name, facts=facts, size=path.stat().st_size, progress=progress)
 

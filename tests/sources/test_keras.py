@@ -271,6 +271,11 @@ def test_configurations_that_make_no_sense(tmp_path: Path, change: dict[str, Any
     refused(archive(tmp_path / "x.keras", weights(ARRAYS), config), "dw", "no sense")
 
 
+def test_absurd_steps_are_refused(tmp_path: Path) -> None:
+    config = {"config": {"layers": [layer("DepthwiseConv2D", "dw", strides=[2**31, 1])]}}
+    refused(archive(tmp_path / "x.keras", weights(ARRAYS), config), "dw", "absurd stride")
+
+
 def test_archives_that_are_something_else(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.keras", "w") as file:
         file.writestr("a", "b")

@@ -265,7 +265,9 @@ def test_configurations_without_layers(tmp_path: Path, config: Any) -> None:
     refused(archive(tmp_path / "x.keras", weights(ARRAYS), config))
 
 
-@pytest.mark.parametrize("change", [{"strides": []}, {"strides": "a"}, {"dilation_rate": None}, {"padding": []}])
+@pytest.mark.parametrize(
+    "change", [{"strides": []}, {"strides": "a"}, {"strides": [float("inf"), 1]}, {"dilation_rate": None}, {"padding": []}]
+)
 def test_configurations_that_make_no_sense(tmp_path: Path, change: dict[str, Any]) -> None:
     config = {"config": {"layers": [layer("DepthwiseConv2D", "dw", **change)]}}
     refused(archive(tmp_path / "x.keras", weights(ARRAYS), config), "dw", "no sense")

@@ -280,10 +280,17 @@ def test_configurations_without_layers(tmp_path: Path, config: Any) -> None:
     refused(archive(tmp_path / "x.keras", weights(ARRAYS), config))
 
 
-@pytest.mark.parametrize("change", [{"strides": []}, {"strides": "a"}, {"dilation_rate": None}, {"padding": []}])
+@pytest.mark.parametrize(
+    "change", [{"strides": []}, {"strides": "a"}, {"strides": [float("inf"), 1]}, {"dilation_rate": None}, {"padding": []}]
+)
 def test_configurations_that_make_no_sense(tmp_path: Path, change: dict[str, Any]) -> None:
     config = {"config": {"layers": [layer("DepthwiseConv2D", "dw", **change)]}}
     refused(archive(tmp_path / "x.keras", weights(ARRAYS), config), "dw", "no sense")
+
+
+def test_absurd_steps_are_refused(tmp_path: Path) -> None:
+    config = {"config": {"layers": [layer("DepthwiseConv2D", "dw", strides=[2**31, 1])]}}
+    refused(archive(tmp_path / "x.keras", weights(ARRAYS), config), "dw", "absurd stride")
 
 
 def test_archives_that_are_something_else(tmp_path: Path) -> None:

@@ -379,7 +379,13 @@ def test_packed_convolutions(tmp_path: Path) -> None:
 
 
 def test_convolutions_that_phones_prepack() -> None:
-    held = Record("__torch__.Net", (), {"conv": packed(KERNEL.shape), "_packed_weight_0": packed((4, 1, 5, 5)), "other": None})
+    modules = {
+        "conv": packed(KERNEL.shape),
+        "_packed_weight_0": packed((4, 1, 5, 5)),
+        "grey": packed((8, 1, 3, 3), 1),
+        "other": 0,
+    }
+    held = Record("__torch__.Net", (), modules)
     state = tree({"program": held, "constants": {"c0": packed((2, 1, 3, 3))}}, "x")
     assert {key: leaf.shape for key, leaf in state["program"].items()} == {
         "conv.weight": (8, 1, 3, 3), "_packed_weight_0.weight": (4, 1, 5, 5),
@@ -387,7 +393,9 @@ def test_convolutions_that_phones_prepack() -> None:
     assert state["constants"]["c0.weight"].shape == (2, 1, 3, 3)
 
 
-def packed(shape: Sequence[int]) -> Record:
+def packed(shape: Sequence[int], groups: int = 8) -> Record:
     """What torch's optimiser for mobile phones makes of a convolution."""
     weight, bias = (StoredTensor(Storage("F32", InMemory(b"")), "F32", 0, tuple(one), (1,)) for one in (shape, shape[:1]))
-    return Record("__torch__.torch.classes.xnnpack.Conv2dOpContext", (), (weight, bias, [1, 1], [0, 0], [1, 1], 8, None, None))
+    return Record(
+        "__torch__.torch.classes.xnnpack.Conv2dOpContext", (), (weight, bias, [1, 1], [0, 0], [1, 1], groups, None, None)
+    )

@@ -90,3 +90,16 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(SourceError, match="pip install"):
         read(tmp_path / "dense.onnx")
+
+
+@pytest.mark.parametrize("name", ["strides", "dilations", "pads"])
+@pytest.mark.parametrize("step", [2**31, 2**62, -(2**40)])
+def test_absurd_steps_are_refused(tmp_path: Path, name: str, step: int) -> None:
+    with pytest.raises(SourceError, match="c has an absurd stride, dilation or padding"):
+        read(
+            save(
+                tmp_path / "x.onnx",
+                [conv("w", 8, "c", **{name: [step] * (4 if name == "pads" else 2)})],
+                {"w": random(8, 1, 3, 3)},
+            )
+        )

@@ -25,6 +25,8 @@ _SCRIPTED = "__torch__."
 """Classes of TorchScript, whose attributes are parameters, buffers and modules alike."""
 _PACKED = re.compile(r"(?:__torch__\.)?torch\.(?:classes|(?:ao\.)?nn\.(?:intrinsic\.)?quantized)\.(?:.*\.)?\w*Conv\w*")
 """Convolutions that keep their weights in a tuple: quantised ones, and those of TorchScript for phones."""
+_GROUPS = {8: 5, 15: 8}
+"""Where such a tuple has the number of groups, by its length, which is that of one for phones or that of a quantised one."""
 _PACKED_KEY = re.compile(r"(?:_jit_pass_hoist_conv_packed_params\.)?(?:(.*)\.)?_packed_params(?:\.\d+)?")
 
 Tree = dict[str, Any]
@@ -159,7 +161,11 @@ def _packed(value: Any) -> Any:
     if not isinstance(value, Record) or type(value.state) is not tuple or not _PACKED.fullmatch(value.name):
         return None
     parts = [one for part in value.state for one in (part if type(part) is list else (part,))]
-    return next((one for one in parts if isinstance(one, _TENSORS) and len(one.shape) == 4), None)
+    weight = next((one for one in parts if isinstance(one, _TENSORS) and len(one.shape) == 4), None)
+    # of one group and one input channel: the shape of depthwise kernels, and none
+    place = _GROUPS.get(len(value.state))
+    ordinary = place is not None and type(value.state[place]) is int and value.state[place] == 1
+    return None if weight is None or (ordinary and weight.shape[1] == 1) else weight
 
 
 def _packed_name(key: str) -> str:

@@ -20,6 +20,8 @@ from filterdb.store.schema import Kind, Layer, Model, ModelFacts, RegularLayer, 
 
 CHANNELS = 2**24
 """More than any layer has: a larger number is damage."""
+STEPS = 2**15
+"""A larger stride, dilation or padding is damage too."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ class Finder:
         """
         layer, label = replace(layer, name=plain(layer.name)), plain(label)
         size = (layer.kernel_h, layer.kernel_w)
+        steps = [number for pair in (layer.stride, layer.dilation, layer.padding) if isinstance(pair, tuple) for number in pair]
+        if not all(abs(step) < STEPS for step in steps):
+            raise SourceError(
+                f"{self.what}: {label} has an absurd stride, dilation or padding ({str(steps)[:80]}). "
+                "Nothing was stored; fetch the file again."
+            )
         if min(layer.out_channels, *size) < 1 or layer.out_channels > CHANNELS or max(size) > LARGEST:
             shape = (layer.out_channels, 1, *size)
             raise SourceError(f"{self.what}: {label} has the absurd shape {shape}. Nothing was stored; fetch the file again.")

@@ -148,7 +148,7 @@ def _offer_spec(spec: _Spec, stored: _Stored, file: Hdf5, found: Finder) -> None
             spec.name, 0, 0, 0, None, _pair(config.get("strides", 1), ndim), _pair(config.get("dilation_rate", 1), ndim),
             _padding(config.get("padding", "valid")), "zeros", ndim=ndim,
         )  # fmt: skip
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise SourceError(f"{found.what}: the configuration of {spec.name} makes no sense. Fetch the file again.") from error
     _offer(layer, dataset, groups if grouped else None, file, found)
 

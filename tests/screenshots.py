@@ -1,7 +1,7 @@
 """``python -m tests.screenshots --db DB --out data/pictures``: the pictures of the explorer that the README shows.
 
 Each page at 1280 px and on a phone, light and dark, as ``explorer_PAGE_WIDTH_SCHEME.png``; ``--only`` makes some. The database
-needs the model demo and its run demo_run, told by the classifier small-nets-7x7.
+needs the model demo and its run demo_run, classified by small-nets-7x7.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ MAGIC = {
 
 
 def refuse_foreign(path: Path, first: bytes, what: str) -> None:
-    """Refuse a file of another framework, told by its first bytes or its suffix.
+    """Refuse a file of another framework, known by its first bytes or its suffix.
 
     Raises:
         SourceError: it is one.

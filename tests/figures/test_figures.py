@@ -46,7 +46,7 @@ REPLACEMENT = (
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory) -> Database:
-    """The demo network and its training run told by a classifier that ships; a search, a basis and evaluations."""
+    """The demo network and its training run, classified by a classifier that ships; a search, a basis and evaluations."""
     made = Database(tmp_path_factory.mktemp("figures") / "filters")
     run = tmp_path_factory.mktemp("checkpoints") / "demo_run"
     run.mkdir()

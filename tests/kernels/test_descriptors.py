@@ -262,7 +262,7 @@ def test_words_stay_when_a_kernel_is_padded_with_zeros():
 def test_the_published_filters_get_the_names_the_paper_gives_them():
     bank = banks.load("greedy8")
     kernels = np.asarray(bank.templates, dtype=np.float64).reshape(-1, 7, 7)
-    found = describe(kernels - kernels.mean(axis=(1, 2), keepdims=True))  # the bank's templates are told up to an offset
+    found = describe(kernels - kernels.mean(axis=(1, 2), keepdims=True))  # templates are known up to an offset
     names = [name.split("_")[1] for name in bank.names[:6]]  # impulse responses: turned, + and - trade places
     assert found["spread_operator"].tolist()[:6] == [name.translate(str.maketrans("+-", "-+")) for name in names]
     assert found["spread_operator"].tolist()[6:] == ["T", "T"]

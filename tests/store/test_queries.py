@@ -83,7 +83,7 @@ FIVE = told_by("five", 0.15, {"on_square": SQUARE, "off_square": -SQUARE, "on_ce
 
 @pytest.fixture(scope="module")
 def classified(tmp_path_factory):
-    """Two models and a training run of two steps, told by a classifier of 3x3 and one of 5x5 kernels."""
+    """Two models and a training run of two steps, classified by a classifier of 3x3 and one of 5x5 kernels."""
     db = Database(tmp_path_factory.mktemp("classified") / "filters")
     put(
         db, "net",
@@ -202,7 +202,7 @@ CORNERS[0, ::4, ::4] = [[1, -1], [-1, 1]]
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """5x5 kernels told by impulse and first derivative, a 3x3 impulse by a Gaussian, whose scale is then at its bound."""
+    """5x5 kernels fitted by impulse and first derivative, a 3x3 impulse by a Gaussian, whose scale is then at its bound."""
     db = Database(tmp_path_factory.mktemp("fitted") / "filters")
     mixed = 0.8 * unit(DOT) + 0.6 * unit(CORNERS)  # correlates .8 with the impulse
     put(db, "net", {"first": np.concatenate([DOT, 1 - 2 * DOT, mixed, np.ones((1, 5, 5))]), "second": SLOPE})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 import zipfile
 from typing import Any
@@ -23,6 +24,9 @@ DEPTH = 64
 """Of groups in groups."""
 LARGEST = 2**30
 """Bytes of a dataset that is read, at most: its shape may promise more than the file has."""
+
+SECONDS = 60
+"""For one answer; the parent waits for less. Where the parent was killed, nobody else ends a library that runs without end."""
 
 
 class Refused(Exception):
@@ -117,14 +121,19 @@ def answer(told: dict[str, Any], data: bytes = b"") -> None:
 
 def main(path: str) -> None:
     """Serve until the parent has no more questions."""
+    alarm = getattr(signal, "alarm", lambda seconds: None)  # Windows has none
     try:
+        alarm(SECONDS)
         source, config = unzipped(path) if zipfile.is_zipfile(path) else (path, None)
         with h5py.File(source, "r") as file:
             there = datasets(file)
             answer(listing(file, config, there))
+            alarm(0)
             for line in sys.stdin:
+                alarm(SECONDS)
                 array = numbers(there[json.loads(line)])
                 answer({"dtype": array.dtype.str, "shape": array.shape}, array.tobytes())
+                alarm(0)
     except Refused as reason:
         answer({"refused": str(reason)})
     except Exception as error:  # h5py's errors are Python's own, of every kind

@@ -209,7 +209,8 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         from filterdb.database.run_verbs import network_of
         from filterdb.images import Images
 
-        return network_of(source, architecture, None if data is None else Images.of(data).preprocessing)
+        preprocessing = None if data is None else Images.of(data).preprocessing
+        return network_of(source, architecture, preprocessing, images=data is not None)
 
     def _replaced(
         self, network: Network, bank: Banks, matching: By | Matching | None, repair: str | Iterable[str] | Repair | None,

@@ -107,8 +107,8 @@ def network_of(
     model: str | os.PathLike[str] | Network | nn.Module,
     architecture: str | None,
     preprocessing: Mapping[str, Any] | None,
-    match_keys: Literal["name", "order"] = "name",
-) -> Network:
+    match_keys: Literal["name", "order"] = "name", images: bool = True,
+) -> Network:  # fmt: skip
     """A network from whatever names it."""
     from torch import nn
 
@@ -116,7 +116,7 @@ def network_of(
     from filterdb.networks.network import preprocessing_of
 
     if isinstance(model, nn.Module):
-        return Network.of(model, preprocessing)
+        return Network.of(model, preprocessing, images=images)
     if isinstance(model, Network):
         if not preprocessing:
             return model

@@ -39,20 +39,26 @@ class Network:
         return classes if isinstance(classes, int) else None
 
     @classmethod
-    def of(cls, module: nn.Module, preprocessing: Mapping[str, Any] | None = None, *, name: str | None = None) -> Network:
+    def of(
+        cls, module: nn.Module, preprocessing: Mapping[str, Any] | None = None, *, name: str | None = None, images: bool = True
+    ) -> Network:
         """A module in memory. What timm built says itself how its images are prepared; for others, say it here.
+
+        Args:
+            images: whether it will look at images. Without them, the preprocessing may be unknown, and is then empty.
 
         Raises:
             InvalidArgument: nobody says how images are prepared.
             NotFound: a word in the preprocessing that timm does not know.
         """
         inner = unwrapped(module)
-        if not (getattr(inner, "pretrained_cfg", None) or (preprocessing or {}).get("input_size")):
+        told = getattr(inner, "pretrained_cfg", None) or (preprocessing or {}).get("input_size")
+        if images and not told:
             raise InvalidArgument(
                 f"A {type(inner).__name__} does not say how its images are prepared. Give the preprocessing, such as "
                 "{'input_size': (3, 224, 224)}; what is left out is as for ImageNet."
             )
-        known = preprocessing_of(inner, preprocessing)
+        known = preprocessing_of(inner, preprocessing) if told else {}
         architecture, args = described(inner)
         name = name or architecture or type(inner).__name__
         return cls(name, module.eval(), known, f"module:{type(inner).__name__}", architecture, args)

@@ -610,3 +610,18 @@ def test_parallel_training_reaches_every_trained_number(tmp_path: Path, monkeypa
             torch.testing.assert_close(mine.grad, theirs.grad)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_any_module_is_frozen_where_no_images_are_looked_at(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 7, groups=8), nn.Flatten())
+    db = Database(tmp_path / "filters")
+    frozen = db.frozen_model(net, "greedy8")
+    assert type(frozen[1]).__name__ == "FrozenDepthwiseConv2d"
+    report = db.freeze(net, tmp_path / "net.safetensors", "greedy8")
+    assert report.totals()["replaced"] == 8
+    db.ingest(tmp_path / "net.safetensors")
+    rho = db.nearest("greedy8", model="net").df().similarity.abs()
+    assert rho.min() > 0.9999
+    with pytest.raises(InvalidArgument, match="how its images are prepared"):
+        db.frozen_model(net, "greedy8", repair="correct", data=str(tmp_path))

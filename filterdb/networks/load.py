@@ -173,6 +173,8 @@ def _from_file(
     weights = read(path)
     what, written = path.name, weights.metadata
     known = architecture or written.get("architecture")
+    if architecture is None:
+        own.refuse(known, what)
     if known is None and (found := recognised(weights.state)) is not None:
         known, args = found[0], {**found[1], **args}
     if known is None:

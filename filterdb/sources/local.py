@@ -10,8 +10,9 @@ from pathlib import Path
 from filterdb.errors import SourceError
 from filterdb.sources.assemble import Checkpoint, assemble
 from filterdb.sources.foreign import refuse_foreign
-from filterdb.sources.network import Network, build, built_from_shapes
+from filterdb.sources.network import Network, build, build_own, built_from_shapes
 from filterdb.sources.options import Options, Progress
+from filterdb.sources.own import is_own
 from filterdb.sources.pickles.checkpoint import TorchCheckpoint
 from filterdb.sources.safetensors import LocalSafetensors
 from filterdb.sources.sharded import SUFFIX as INDEX
@@ -143,4 +144,5 @@ def named_network(options: Options) -> Network | None:
     """The network that the options name, if they do and it can be built without the file."""
     if options.architecture is None or built_from_shapes(options.architecture):
         return None
-    return build(options.architecture, options.architecture_args, pointwise=options.pointwise)
+    make = build_own if is_own(options.architecture) else build
+    return make(options.architecture, options.architecture_args, pointwise=options.pointwise)

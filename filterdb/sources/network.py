@@ -41,16 +41,12 @@ def describe(
 def build(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False) -> Network:
     """A timm architecture (``name`` or ``name.tag``) on the meta device; nothing is downloaded and no weight is made.
 
-    One of the user's own (see ``filterdb.sources.own``) is built as its function does.
+    The name may come from a file or a hub, so none of the user's own code is ever run here.
     """
     import timm
     import torch
 
     from filterdb.sources.inverted import PLANS
-
-    if own.is_own(architecture):
-        module = own.build(architecture, args)
-        return describe(module, pointwise=pointwise, architecture=architecture, args=args)
 
     if not timm.is_model(architecture):
         raise not_found("architecture", architecture.partition(".")[0], [*timm.list_models(), *PLANS])
@@ -84,6 +80,12 @@ def _unfilled() -> TorchFunctionMode:
             return func(*args, **kwargs)
 
     return Unfilled()
+
+
+def build_own(architecture: str, args: Mapping[str, Any], *, pointwise: bool = False) -> Network:
+    """An architecture of the user's own, as its function makes it. Only for a name that the user gave."""
+    module = own.build(architecture, args)
+    return describe(module, pointwise=pointwise, architecture=architecture, args=None)
 
 
 def built_from_shapes(architecture: str) -> bool:

@@ -1,6 +1,7 @@
 """Architectures of the user's own: ``package.module:function`` or ``file.py:function``, which returns an nn.Module.
 
-This is the one place where filterdb runs code that is not its own, because the user names it.
+This is the one place where filterdb runs code that is not its own, because the user names it. Names that come from a file or a
+hub never get here: ``refuse`` stops them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ def is_own(architecture: str) -> bool:
     """Whether the name of an architecture is a place in the user's code."""
     place, colon, function = architecture.rpartition(":")
     return bool(colon and place) and function.isidentifier()
+
+
+def refuse(architecture: Any, what: str) -> None:
+    """Raise InvalidArgument where the name of an architecture that stands in a file, which may be a stranger's, is code."""
+    if isinstance(architecture, str) and is_own(architecture):
+        raise InvalidArgument(
+            f"{what} names code as its architecture, {architecture!r}, which is not run. If you trust it, give the name yourself."
+        )
 
 
 def build(architecture: str, args: Mapping[str, Any]) -> nn.Module:

@@ -31,6 +31,7 @@ from typing import Any
 
 from filterdb.errors import InvalidArgument, SourceError, not_found
 from filterdb.share import folder
+from filterdb.sources import own
 
 FACTS: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {
@@ -119,6 +120,7 @@ def _facts(what: str, table: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, FACTS[key]) or (isinstance(value, bool) and bool not in FACTS[key]):
             wanted = " or ".join(kind.__name__ for kind in FACTS[key])
             raise InvalidArgument(f"{key} = {value!r} in {what} is not {wanted}. Fix the file.")
+    own.refuse(table.get("architecture"), what)
     return dict(table)
 
 

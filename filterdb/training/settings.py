@@ -11,6 +11,7 @@ from typing import Any
 
 from filterdb.errors import InvalidArgument, not_found
 from filterdb.share import folder
+from filterdb.sources import own
 
 MODES = {
     "trainable": "all weights are trained, the ordinary way",
@@ -130,6 +131,7 @@ class Settings:
             said = tomllib.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise InvalidArgument(f"{path} is not a training recipe: {' '.join(str(error).split())}.") from error
+        own.refuse(said.get("model"), str(path))
         return cls.of(**said | settings)
 
     @classmethod

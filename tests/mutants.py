@@ -277,7 +277,7 @@ def packed(entries: Mapping[str, bytes]) -> bytes:
     def write(file: io.BytesIO) -> None:
         with zipfile.ZipFile(file, "w") as archive:
             for name, data in entries.items():
-                archive.writestr(name, data)
+                archive.writestr(zipfile.ZipInfo(name), data)  # of one date, so that the same seed makes the same file
 
     return written(write)
 

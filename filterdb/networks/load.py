@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from filterdb.errors import FilterdbError, HubError, InvalidArgument, SourceError, not_found
 from filterdb.networks.network import Network, described, preprocessing_of
 from filterdb.sources import own, recipes, renaming
-from filterdb.sources.network import recognised
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -169,6 +168,7 @@ def _from_file(
 ) -> Network:  # fmt: skip
     from filterdb.networks.weights import BUILDING, read
     from filterdb.sources import inverted
+    from filterdb.sources.network import recognised
 
     weights = read(path)
     what, written = path.name, weights.metadata

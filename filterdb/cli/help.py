@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import typer
@@ -18,6 +19,8 @@ SECTIONS = {
     "Keep": ("info", "verify", "remove"),
 }
 """The commands of ``filterdb``, by purpose."""
+OPTIONAL = {"--regular": "20000"}
+"""Flags whose number may be left out, and what it is then."""
 WHOLE = 1000
 """Longer than any first sentence, so that none is truncated."""
 
@@ -36,6 +39,15 @@ class Examples:
 
 class Command(Examples, TyperCommand):
     """A command with examples."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Numbers that are left out get their default, which click has no way to say."""
+        said = []
+        for arg, following in zip_longest(args, args[1:], fillvalue=""):
+            said.append(arg)
+            if arg in OPTIONAL and not following.lstrip("-").isdecimal():
+                said.append(OPTIONAL[arg])
+        return super().parse_args(ctx, said)
 
 
 class Group(Examples, TyperGroup):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -135,3 +136,15 @@ def test_spread_counts_dimensions() -> None:
     one = np.outer([1, -1, 3], rng.standard_normal(9))
     assert spread(one) == pytest.approx(1)
     assert spread(rng.standard_normal((100_000, 9))) == pytest.approx(8, abs=0.05)
+
+
+def test_the_number_of_kernels_may_be_left_out_on_the_command_line(net: Net, tmp_path: Path) -> None:
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    for flags, expected in [
+        (("--regular",), 128 + 64),
+        (("--regular", "30"), 30),
+        (("--regular", "--stem"), 128 + 64 + 24),
+        ((), 0),
+    ]:
+        run("ingest", *flags, "--name", "net", tmp_path / "net.safetensors", db=tmp_path / "filters")
+        assert Database(tmp_path / "filters").sql("SELECT count(*) FROM regular").fetchall() == [(expected,)]

@@ -10,7 +10,7 @@ import typer
 
 from filterdb.cli.output import Format, cell, print_json, write_rows
 from filterdb.cli.progress import Bar
-from filterdb.cli.runs import Architecture, BatchSize, Device, Part, Seed, Split, Workers, images_of
+from filterdb.cli.runs import Architecture, BatchSize, CropPct, Device, InputSize, Part, Seed, Split, Workers, images_of
 from filterdb.cli.shared import Db, Json, Models, Size, open_database
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def freeze(
     split: Split = None, part: Part = None,
     limit: Annotated[int, typer.Option(help="Maximum number of unlabelled images, drawn at random.", min=1)] = 512,
     seed: Seed = 0, batch_size: BatchSize = 64, workers: Workers = 0, architecture: Architecture = None, device: Device = None,
-    db: Db = None, as_json: Json = False,
+    input_size: InputSize = None, crop_pct: CropPct = None, db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Replace each depthwise kernel of a network by a bank's template.
 
@@ -104,7 +104,7 @@ def freeze(
         report = database.freeze(
             source, out, _banks(bank or ["greedy8"], database.banks()),
             matching=Matching(match, signed, layers, resize, mix), repair=repair,  # type: ignore[arg-type]
-            data=None if data is None else images_of(data, split, part, limit, seed, batch_size, workers),
+            data=None if data is None else images_of(data, split, part, limit, seed, batch_size, workers, input_size, crop_pct),
             architecture=architecture, device=device, progress=bar,
         )  # fmt: skip
     if as_json:

@@ -7,6 +7,6 @@ store   the tables ``banks`` and ``templates`` of a database
 
 from __future__ import annotations
 
-from filterdb.banks.bank import Bank, load, read, shipped, write
+from filterdb.banks.bank import CENTRED, Bank, load, read, shipped, write
 
-__all__ = ["Bank", "load", "read", "shipped", "store", "write"]
+__all__ = ["CENTRED", "Bank", "load", "read", "shipped", "store", "write"]

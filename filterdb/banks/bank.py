@@ -26,6 +26,9 @@ from filterdb.kernels.sizes import Pair, Rows, parse_size, size_name, size_of
 from filterdb.share import folder
 
 
+CENTRED = (0.0, 0.0)
+
+
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Bank:
     """Named templates of one kernel size.
@@ -44,8 +47,10 @@ class Bank:
     """A description of each template; by default its name."""
     citation: str
     made_by: str
-    scale: Callable[[int, int], Bank] | None
+    scale: Callable[..., Bank] | None
     """The formula: the bank at another (kernel_h, kernel_w). None for templates that are only numbers."""
+    by_padding: bool
+    """Whether some templates stand half a pixel off the centre where a layer's stride and padding say so; see ``at``."""
 
     def __init__(
         self,
@@ -55,14 +60,16 @@ class Bank:
         labels: Sequence[str] | None = None,
         citation: str = "",
         made_by: str = "",
-        scale: Callable[[int, int], Bank] | None = None,
+        scale: Callable[..., Bank] | None = None,
+        by_padding: bool = False,
     ) -> None:
         with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite below
             array = np.array(templates, dtype=np.float32)
         _check(name, list(names), array, labels)
         array.flags.writeable = False
         values = {"name": name, "names": list(names), "templates": array, "labels": list(labels or names)}
-        for key, value in (values | {"citation": citation, "made_by": made_by, "scale": scale}).items():
+        rest = {"citation": citation, "made_by": made_by, "scale": scale, "by_padding": by_padding}
+        for key, value in (values | rest).items():
             object.__setattr__(self, key, value)
 
     def __len__(self) -> int:
@@ -100,17 +107,25 @@ class Bank:
         """(m, kernel_h * kernel_w), the templates centred and scaled to length 1."""
         return centred_unit(self.templates.astype(np.float64)).unit.astype(np.float32)
 
-    def at(self, size: str | int | Pair) -> Bank:
-        """The same bank at another kernel size, by its formula."""
+    def at(self, size: str | int | Pair, shift: tuple[float, float] = CENTRED) -> Bank:
+        """The same bank at another kernel size, by its formula.
+
+        Args:
+            size: ``"5x5"``, 5 or (5, 5).
+            shift: where templates that follow the padding stand: (x, y), px right of and above the centre, each -.5, 0 or .5.
+                Other templates stay.
+        """
         kernel_h, kernel_w = size if isinstance(size, tuple) else parse_size(size)
-        if (kernel_h, kernel_w) == (self.kernel_h, self.kernel_w):
+        shift = shift if self.by_padding else CENTRED
+        if (kernel_h, kernel_w) == (self.kernel_h, self.kernel_w) and shift == CENTRED:
             return self
         wanted = size_name(kernel_h, kernel_w)
         if self.scale is None or isinstance(kernel_h, Rows):
             raise BankError(
                 f'Bank "{self.name}" is numbers at {self.size}, without a formula for {wanted}. Create or import one.'
             )
-        return replace(self.scale(kernel_h, kernel_w), name=self.name)
+        made = self.scale(kernel_h, kernel_w, shift=shift) if self.by_padding else self.scale(kernel_h, kernel_w)
+        return replace(made, name=self.name)
 
 
 def _check(name: str, names: list[str], templates: NDArray, labels: Sequence[str] | None) -> None:
@@ -227,26 +242,33 @@ def _odd(bank: str, kernel_h: int, kernel_w: int) -> None:
         raise BankError(f'Bank "{bank}" has derivatives along x and y, so it has no templates of {size}. Use 3x3 or larger.')
 
 
-def _jets(kernel_h: int, kernel_w: int, *, file: Path) -> Bank:
+def _jets(kernel_h: int, kernel_w: int, *, file: Path, shift: tuple[float, float] = CENTRED) -> Bank:
     """A bank of sums of jets, as a toml file gives it.
 
     Each template has ``scales = [{sigma = [σx, σy], T = …, dx = …}, …]``: derivatives of Gaussians by the names in
     ``filterdb.scale_space.OPERATORS`` with their coefficients. Sigmas are in pixels at every size, so a small kernel is the
-    centre crop of a large one.
+    centre crop of a large one. ``shift = "padding"`` lets a template follow the layer's padding, by the argument ``shift``.
+    ``extends = "greedy8"`` puts the templates of a shipped bank of jets before the file's own.
     """
     content = _toml(file)
     try:
         name = content["name"]
         _odd(name, kernel_h, kernel_w)
-        sums = [[_jet(**scale) for scale in t["scales"]] for t in content["template"]]
+        templates = content["template"]
+        if "extends" in content:
+            templates = [*_toml(_shipped_toml(content["extends"]))["template"], *templates]
+        for t in templates:
+            if t.get("shift", "padding") != "padding":
+                raise BankError(f'{file.name}: shift = {t["shift"]!r} is not known. Write shift = "padding", or leave it out.')
         return Bank(
             name=name,
-            names=[t["name"] for t in content["template"]],
-            templates=[_sum(jets, kernel_h, kernel_w) for jets in sums],
-            labels=[t.get("label", t["name"]) for t in content["template"]],
+            names=[t["name"] + _place(t, shift) for t in templates],
+            templates=[_jet_sum(t, kernel_h, kernel_w, shift) for t in templates],
+            labels=[t.get("label", t["name"]) + _place(t, shift) for t in templates],
             citation=content.get("citation", ""),
             made_by=content.get("made_by", f"read from {file.name}"),
             scale=partial(_jets, file=file),
+            by_padding=any("shift" in t for t in templates),
         )
     except KeyError as error:
         raise BankError(f"{file.name}: {error} is missing. A bank of jets looks like data/banks/greedy8.toml.") from error
@@ -256,9 +278,32 @@ def _jets(kernel_h: int, kernel_w: int, *, file: Path) -> Bank:
         raise BankError(f"{file.name}: {error}. A bank of jets looks like data/banks/greedy8.toml.") from error
 
 
-def _jet(sigma: Sequence[float], **coefficients: float) -> Jet:
-    sigma_x, sigma_y = map(float, sigma)
-    return Jet(sigma_x, sigma_y, {name: float(value) for name, value in coefficients.items()})
+def _place(template: dict[str, Any], shift: tuple[float, float]) -> str:
+    """What is added to the name of a template that follows the padding: nothing where it is centred."""
+    x, y = shift if "shift" in template else CENTRED
+    words = [("lower", "", "upper")[int(np.sign(y)) + 1], ("left", "", "right")[int(np.sign(x)) + 1]]
+    return f" {' '.join(word for word in words if word)}" if x or y else ""
+
+
+def _jet_sum(template: dict[str, Any], kernel_h: int, kernel_w: int, shift: tuple[float, float]) -> NDArray[np.float64]:
+    """The kernel of a template. Half a pixel along an axis is the mean of two neighbours, whose variance of 1/4 px² the
+    Gaussian gives up, so that the shifted template is as wide as the centred one."""
+    x, y = shift if "shift" in template else CENTRED
+    jets = []
+    for scale in template["scales"]:
+        sigmas = [float(s) for s in scale["sigma"]]
+        for axis, step in enumerate((x, y)):
+            if step:
+                if sigmas[axis] < 0.5:
+                    raise BankError(f"A template of sigma {sigmas[axis]} px cannot be shifted by half a pixel. Use .5 or more.")
+                sigmas[axis] = (sigmas[axis] ** 2 - 0.25) ** 0.5
+        jets.append(Jet(sigmas[0], sigmas[1], {word: float(value) for word, value in scale.items() if word != "sigma"}))
+    kernel = _sum(jets, kernel_h + 2 * bool(y), kernel_w + 2 * bool(x))
+    if x:
+        kernel = (kernel[:, 1:-1] + (kernel[:, :-2] if x > 0 else kernel[:, 2:])) / 2
+    if y:  # up is towards row 0
+        kernel = (kernel[1:-1] + (kernel[2:] if y > 0 else kernel[:-2])) / 2
+    return kernel
 
 
 def _sum(jets: Sequence[Jet], kernel_h: int, kernel_w: int) -> NDArray[np.float64]:
@@ -268,6 +313,11 @@ def _sum(jets: Sequence[Jet], kernel_h: int, kernel_w: int) -> NDArray[np.float6
 def _greedy8(kernel_h: int, kernel_w: int) -> Bank:
     """The eight learned filters as sums of first-order jets, fitted by ``filterdb.fields.bank_fit``."""
     return _jets(kernel_h, kernel_w, file=_shipped_toml("greedy8"))
+
+
+def _greedy9(kernel_h: int, kernel_w: int, *, shift: tuple[float, float] = CENTRED) -> Bank:
+    """The eight and a wide smoother, which strided layers want half a pixel off the centre."""
+    return _jets(kernel_h, kernel_w, file=_shipped_toml("greedy9"), shift=shift)
 
 
 def _greedy8_published(kernel_h: int, kernel_w: int, *, method: str = "B") -> Bank:
@@ -396,6 +446,7 @@ def _box(kernel_h: int, kernel_w: int) -> Bank:
 
 _SHIPPED: dict[str, Callable[..., Bank]] = {
     "greedy8": _greedy8,
+    "greedy9": _greedy9,
     "greedy8_published": _greedy8_published,
     "dog": _dog,
     "random": _random,

@@ -86,7 +86,7 @@ def freeze(
     ] = "weights",
     repair: Annotated[
         list[str] | None,
-        typer.Option(help="Repair the network on images afterwards: recalibrate, correct or pointwise. Repeatable."),
+        typer.Option(help="Repair on images afterwards: recalibrate, reestimate, correct or pointwise. Repeatable."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Unlabelled images for --repair and --match inputs.")] = None,
     split: Split = None, part: Part = None,

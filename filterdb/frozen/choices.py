@@ -43,12 +43,15 @@ class Repair:
     """The repairs after a replacement, on unlabelled images. None of them is training."""
 
     recalibrate: bool = False
-    """Re-estimate the statistics of batch normalisations."""
+    """Move the statistics of batch normalisations by what the replacement changed. Where it changed nothing, every bit stays."""
+    reestimate: bool = False
+    """Estimate the statistics of batch normalisations anew, from these images alone. This costs accuracy where little changed."""
     correct: bool = False
     """For networks without batch normalisation: set gains and biases of the replaced layers so that the mean and variance of each
     channel stay what they were."""
     pointwise: bool = False
-    """Solve the pointwise layers behind depthwise ones again by least squares; then recalibrate, or correct."""
+    """Solve the pointwise layers behind depthwise ones again by least squares; then re-estimate batch norms, or correct. To move
+    batch norms by a difference after it was measured to hurt, so ``recalibrate`` is left out with it."""
 
     @classmethod
     def of(cls, repair: str | Iterable[str] | Repair | None) -> Repair:
@@ -67,4 +70,4 @@ class Repair:
         return cls(**dict.fromkeys(names, True))
 
     def __bool__(self) -> bool:
-        return self.recalibrate or self.correct or self.pointwise
+        return self.recalibrate or self.reestimate or self.correct or self.pointwise

@@ -87,7 +87,7 @@ def of_layers(what: str, layers: Sequence[Layer], arrays: Iterable[NDArray[np.fl
     names = next(bank.names for bank in plan.banks.values() if bank is not None)
     chosen = []
     for layer, kernels in zip(layers, arrays, strict=True):
-        bank = plan.bank_for(layer.name, layer.kernel_h, layer.kernel_w)
+        bank = plan.bank_for(layer)
         if isinstance(bank, Bank):
             if bank.names != names:
                 lost = next(name for name in names if name not in bank.names)

@@ -92,7 +92,7 @@ def by_weights(signed: bool, mix: float = 0.0) -> Match:
 
 def replacement(layer: Layer, kernels: NDArray[np.float32], plan: Plan, match: Match, dtype: str = "float32") -> Replacement:
     """What a plan makes of the kernels (n, kernel_h, kernel_w) of one layer that are stored as ``dtype``."""
-    bank = plan.bank_for(layer.name, layer.kernel_h, layer.kernel_w)
+    bank = plan.bank_for(layer)
     if not isinstance(bank, Bank):
         return Replacement(layer, kernels, kernels, np.zeros(len(kernels), bool), None, {}, bank)
     found = match(layer, rows(kernels), bank)
@@ -116,7 +116,7 @@ def report_of(replacements: Iterable[Replacement], source: str, *, signed: bool,
     layers: list[LayerReport] = []
     before: list[NDArray[np.float32]] = []
     kept: list[NDArray[np.float32]] = []
-    used: set[tuple[str, str, int]] = set()
+    used: set[tuple[str, str, str]] = set()
     mixed = 0
     for one in replacements:
         size = size_name(one.layer.kernel_h, one.layer.kernel_w)
@@ -130,7 +130,7 @@ def report_of(replacements: Iterable[Replacement], source: str, *, signed: bool,
         two = one.found["second_gain"] != 0 if "second" in one.found else np.zeros(len(dead), bool)
         single = ~dead & (one.found["gain"] != 0) & ~two
         templates = set(one.found["template"][single].tolist())
-        used |= {(one.bank.name, size, int(template)) for template in templates}
+        used |= {(one.bank.name, size, one.bank.names[template]) for template in templates}
         mixes = distinct([one.new[two]]) if two.any() else 0
         mixed += mixes
         counts = len(dead), int((~dead).sum()), int(dead.sum()), unique, len(templates) + mixes

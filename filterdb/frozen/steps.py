@@ -18,6 +18,7 @@ from filterdb.frozen.plan import Plan
 from filterdb.frozen.pointwise import solve_pointwise
 from filterdb.frozen.recalibrate import norms, recalibrate
 from filterdb.frozen.replace import Frozen, freeze, replacements
+from filterdb.networks.memory import keep_freed_memory
 from filterdb.networks.network import unwrapped
 
 Progress = Callable[[str, int, int], None]
@@ -41,9 +42,11 @@ def frozen(
     Raises:
         InvalidArgument: images are needed and there are none, or a network without batch normalisation is to be recalibrated.
     """
-    recalibrated, corrected, repaired = repair.recalibrate, repair.correct, repair.pointwise
+    corrected, repaired = repair.correct, repair.pointwise
+    recalibrated = repair.recalibrate or repair.reestimate
     if (match == "inputs" or repair) and not batches:
         raise InvalidArgument("Images are needed to match by inputs and to repair. Name some with data.")
+    keep_freed_memory()
     inner, told = unwrapped(module), progress or (lambda what, done, total: None)
     normed, images, notes = bool(norms(inner)), sum(len(batch) for batch in batches), []
     if recalibrated and not normed:
@@ -69,8 +72,9 @@ def frozen(
         _scale(parts, correct(inner, new, order, batches))
     if recalibrated or (repaired and normed):
         told("recalibrating", 0, 0)
-        recalibrate(new, batches)
-        notes.append(f"{len(norms(new))} batch normalisations were re-estimated")
+        anew = repaired or repair.reestimate
+        recalibrate(new, batches, None if anew else inner)
+        notes.append(f"{len(norms(new))} batch normalisations were {'re-estimated' if anew else 'moved by what changed'}")
     if solved:
         notes.append(f"{len(solved)} pointwise layers were solved again")
     if corrected or (repaired and not normed):

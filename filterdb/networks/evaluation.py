@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from filterdb.errors import FilterdbError, InvalidArgument, RunError
 from filterdb.images import ImageSet, batches
+from filterdb.networks.memory import keep_freed_memory
 from filterdb.networks.network import Network
 
 Progress = Callable[[str, int, int], None]
@@ -139,6 +140,7 @@ def running(network: Network, device: str | None, channels_last: bool) -> Iterat
     if any(parameter.is_meta for parameter in module.parameters()):
         raise RunError(f"{network.name} is on the meta device, which has no weights. Load the weights first.")
     training = {one: one.training for one in module.modules()}
+    keep_freed_memory()
     try:
         where = _device(module, device)
         module.to(where)

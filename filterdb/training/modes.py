@@ -18,6 +18,7 @@ from filterdb.frozen.plan import Plan
 from filterdb.frozen.replace import replacements
 from filterdb.frozen.swap import freeze_layers
 from filterdb.networks import Network, load, new
+from filterdb.sources.layers import from_module
 from filterdb.training.initialise import depthwise, gains, init_depthwise
 from filterdb.training.settings import FROZEN, Settings
 
@@ -143,8 +144,9 @@ def _drawn(module: nn.Module, bank: Bank, seed: int) -> tuple[dict[str, Parts], 
     plan = Plan.of(bank, resize="formula" if bank.scalable else "none")
     rng = np.random.default_rng(seed)
     parts, left = {}, {}
+    layers = {layer.name: layer for layer in from_module(module)[0]}
     for name, kernels in kernels_of(module).items():
-        at = plan.bank_for(name, *kernels.shape[2:])
+        at = plan.bank_for(layers[name])
         if isinstance(at, str):
             left[name] = at
             continue

@@ -42,7 +42,7 @@ def similarities(bank: Bank, other: Bank) -> np.ndarray:
 
 
 def test_every_shipped_bank_is_whole() -> None:
-    assert banks.shipped() == ["greedy8", "greedy8_published", "dog", "random", "smoothed_random", "impulse", "box"]
+    assert banks.shipped() == ["greedy8", "greedy9", "greedy8_published", "dog", "random", "smoothed_random", "impulse", "box"]
     for name in banks.shipped():
         bank = banks.load(name)
         assert (bank.name, bank.size, bank.scalable) == (name, "7x7", True)
@@ -365,3 +365,45 @@ def test_json_carries_the_words(tmp_path: Path) -> None:
     banks.write(bank, tmp_path / "b.json")
     assert json.loads((tmp_path / "b.json").read_text())["citation"] == bank.citation
     assert banks.read(tmp_path / "b.json").made_by == bank.made_by
+
+
+# greedy9
+
+
+def test_greedy9_is_the_eight_and_a_smoother_that_the_padding_shifts() -> None:
+    eight, nine = banks.load("greedy8"), banks.load("greedy9")
+    assert nine.names == [*eight.names, "9_wide"]
+    np.testing.assert_array_equal(nine.templates[:8], eight.templates)
+    assert nine.by_padding
+    assert not eight.by_padding
+    assert eight.at(7, (0.5, -0.5)) is eight  # nothing of it follows the padding
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.0), (0.0, -0.5)])
+def test_a_shifted_smoother_stands_half_a_pixel_off_and_is_as_wide(shift: tuple[float, float]) -> None:
+    """At 15x15 the crop has no influence: centroid (x right, y up) and variance are those of the formula."""
+    kernel = banks.load("greedy9").at(15, shift).templates[8].astype(np.float64)
+    x = np.arange(15) - 7.0
+    for along, wanted in ((kernel.sum(0), shift[0]), (kernel.sum(1)[::-1], shift[1])):
+        along = along / along.sum()
+        assert along @ x == pytest.approx(wanted, abs=1e-5)
+        assert along @ (x - wanted) ** 2 == pytest.approx(1.1**2, abs=1e-4)
+
+
+def test_shifted_templates_have_names_of_their_own_and_survive_pickling() -> None:
+    shifted = pickle.loads(pickle.dumps(banks.load("greedy9"))).at("5x5", (0.5, -0.5))
+    assert (shifted.name, shifted.size, shifted.names[8]) == ("greedy9", "5x5", "9_wide lower right")
+    np.testing.assert_array_equal(shifted.at(7).templates, banks.load("greedy9").templates)
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ('shift = "corner"\nscales = [{ sigma = [1, 1], T = 1 }]', "shift = 'corner' is not known"),
+        ('shift = "padding"\nscales = [{ sigma = [0.3, 1], T = 1 }]', "cannot be shifted by half a pixel"),
+    ],
+)
+def test_a_shift_that_cannot_be_is_one_line(tmp_path: Path, template: str, error: str) -> None:
+    (tmp_path / "own.toml").write_text(f'name = "own"\n[[template]]\nname = "a"\n{template}\n')
+    with pytest.raises(BankError, match=error):
+        banks.read(tmp_path / "own.toml").at(7, (0.5, 0.5))

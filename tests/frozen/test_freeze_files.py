@@ -80,9 +80,9 @@ def test_a_real_checkpoint_is_frozen_and_reopens(entry: dict[str, Any], tmp_path
     after_layers, after = read(out)
     assert after_layers == layers
     assert report.replaced + report.dead == report.kernels
-    sizes = {layer.name: (layer.kernel_h, layer.kernel_w) for layer in layers}
+    by_name = {layer.name: layer for layer in layers}
     for name, kernels in before.items():
-        bank = CROPPED.bank_for(name, *sizes[name])
+        bank = CROPPED.bank_for(by_name[name])
         found = nearest.match(kernels.reshape(len(kernels), -1), bank)
         expected = found["gain"][:, None, None] * bank.templates[found["template"]] + found["offset"][:, None, None]
         scale = np.abs(kernels).max(axis=(1, 2), keepdims=True)

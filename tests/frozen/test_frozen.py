@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real import data
 from safetensors import safe_open
+from timm.layers import create_conv2d
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -24,13 +25,14 @@ from filterdb.banks import Bank
 from filterdb.errors import BankError, DataError, InvalidArgument, NotFound, SourceError
 from filterdb.frozen import inputs, pointwise, steps
 from filterdb.frozen.choices import Matching, Repair
-from filterdb.frozen.plan import Plan
+from filterdb.frozen.plan import Plan, half_pixel
 from filterdb.frozen.recalibrate import norms, recalibrate
 from filterdb.frozen.replace import by_weights, freeze, replace, replacement, replacements
 from filterdb.frozen.report import distinct
 from filterdb.frozen.swap import freeze_layers
 from filterdb.networks import load
 from filterdb.search import nearest
+from filterdb.sources.layers import from_module
 from filterdb.store.schema import Layer
 
 GREEDY = banks.load("greedy8")
@@ -354,6 +356,37 @@ def test_recalibration_changes_running_statistics_and_nothing_else() -> None:
     assert [m.training for m in network.modules()] == [m.training for m in before.modules()]
     assert network.body[4].momentum == 0.3
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_recalibration_by_difference_keeps_every_bit_of_what_did_not_change() -> None:
+    network, x = Small(), images()
+    copied = copy.deepcopy(network)
+    assert recalibrate(copied, x.split(5), network) == 16
+    assert same(copied, network)
+    # a bank that holds every kernel replaces nothing
+    kernels = network.body[3].weight.detach().numpy()[:, 0]
+    own = Bank("own", [str(i) for i in range(len(kernels))], kernels)
+    size = f"{own.kernel_h}x{own.kernel_w}"
+    made = steps.frozen(network, Plan.of({size: own}, layers="body.3"), repair=Repair(recalibrate=True), batches=[x])
+    assert same(made.module, network)
+    assert made.report.notes[0].endswith("moved by what changed")
+
+
+def test_recalibration_by_difference_moves_by_what_changed() -> None:
+    """The first layer's outputs doubled and shifted: its norm's mean and variance follow exactly, whatever they were."""
+    network, x = Small(), images()
+    changed = copy.deepcopy(network)
+    with torch.no_grad():
+        changed.body[0].weight.mul_(2)
+    recalibrate(changed, x.split(5), network)
+    with torch.no_grad():
+        seen = network.body[0](x).double()
+    old, new = network.body[1], changed.body[1]
+    bias = network.body[0].bias.detach().double() if network.body[0].bias is not None else 0.0
+    torch.testing.assert_close(
+        new.running_mean.double(), old.running_mean.double() + seen.mean((0, 2, 3)) - bias, rtol=1e-4, atol=1e-5
+    )  # fmt: skip
+    torch.testing.assert_close(new.running_var, 4 * old.running_var, rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_recalibrated_is_one_line() -> None:
@@ -694,3 +727,43 @@ def test_no_optimiser_reaches_the_templates_of_a_frozen_model(train: Any, tmp_pa
     assert np.abs(found["similarity"]).min() > 0.9999
     with pytest.raises(NotFound, match=r"offset"):
         db.frozen_model("demo", train="taps")
+
+
+# templates by padding
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", ["symmetric", "same"])
+def test_a_template_by_padding_stands_above_the_centre_of_its_output_pixel(size: int, stride: int, kind: str) -> None:
+    """On a ramp, a smoother at the right place gives the mean coordinate of the pixels that each output covers."""
+    options: dict[str, Any] = {"stride": stride, "groups": 2, "bias": False}
+    conv = create_conv2d(2, 2, size, padding="same" if kind == "same" else size // 2, **options)
+    layer = from_module(nn.Sequential(conv))[0][0]
+    template = banks.load("greedy9").at(15, half_pixel(layer)).templates[8]
+    edge = (15 - size) // 2
+    middle = torch.from_numpy(template[edge : 15 - edge, edge : 15 - edge].copy())
+    with torch.no_grad():
+        conv.weight.copy_(middle / middle.sum())
+        down, right = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+        out = conv(torch.stack([down, right])[None])[0, :, 4:-4, 4:-4]
+    wanted = torch.arange(out.shape[-1]) * stride + 4 * stride + (stride - 1) / 2
+    # the small kernels cut the smoother off, and a cut one off its centre leans back a little
+    tolerance = {3: 0.35, 5: 0.15, 7: 0.03}[size]
+    torch.testing.assert_close(out[0], wanted[:, None].expand_as(out[0]), rtol=0, atol=tolerance)
+    torch.testing.assert_close(out[1], wanted[None].expand_as(out[1]), rtol=0, atol=tolerance)
+    if stride == 1:
+        assert half_pixel(layer) == (0.0, 0.0)
+
+
+def test_a_strided_network_gets_the_shifted_template_and_counts_it_apart() -> None:
+    strided = nn.Sequential(nn.Conv2d(8, 8, 7, 1, 3, groups=8), nn.Conv2d(8, 8, 7, 2, 3, groups=8))
+    one = banks.load("greedy9").templates[8]
+    other = banks.load("greedy9").at(7, (0.5, -0.5)).templates[8]
+    with torch.no_grad():
+        strided[0].weight.copy_(torch.from_numpy(one).expand(8, 1, 7, 7))
+        strided[1].weight.copy_(torch.from_numpy(other).expand(8, 1, 7, 7))
+    made = freeze(strided, Plan.of(banks.load("greedy9")))
+    assert same(made.module, strided)
+    assert made.report.unique_after == 2
+    assert made.report.mean("energy_kept") == pytest.approx(1, abs=1e-6)

@@ -25,7 +25,6 @@ from filterdb.kernels.scale_space import Jet, cross, discrete_gaussian
 from filterdb.kernels.sizes import Pair, Rows, parse_size, size_name, size_of
 from filterdb.share import folder
 
-
 CENTRED = (0.0, 0.0)
 
 

@@ -692,7 +692,7 @@ def test_images_are_asked_for_where_they_are_needed(parquet: str, tmp_path: Path
     with pytest.raises(InvalidArgument, match=r"must end in \.safetensors"):
         db.freeze("demo", tmp_path / "x.pth")
     with pytest.raises(NotFound, match="greedy8"):
-        db.frozen_model("demo", "greedy9")
+        db.frozen_model("demo", "greedy7")
     assert not list(tmp_path.glob("x.*"))
     with pytest.raises(InvalidArgument, match="weights or inputs"):
         Matching("outputs")  # type: ignore[arg-type]

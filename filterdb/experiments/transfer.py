@@ -2,9 +2,9 @@
 
     python -m filterdb.experiments.transfer --data TRAIN --val-data VALIDATION --mcunet FILE --out FOLDER --csv FILE
 
-A small network is trained with the first K of its depthwise layers taken from a source and frozen, for each K from 0 to all. FILE is
-MCUNet's mcunet-320kb-1mb_imagenet.pth; without it, that source is left out. A stopped run is resumed, and runs whose rows are in
-the CSV are skipped.
+A small network is trained with the first K of its depthwise layers taken from a source and frozen, for each K from 0 to all. FILE
+is MCUNet's mcunet-320kb-1mb_imagenet.pth; without it, that source is left out. A stopped run is resumed, and runs whose rows are
+in the CSV are skipped.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import run as run_command
 from PIL import Image
 from safetensors.numpy import save_file
 from torch import nn
@@ -300,6 +302,26 @@ def test_transfers_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match=message) as error:
             prepare(settings(**more), 2, banks.load)
         assert "\n" not in str(error.value)
+
+
+def test_layers_are_transferred_by_flag_and_by_recipe_and_the_run_remembers_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'model = "demo"\nfilters = "demo"\ntransfer_layers = 3\ninput_size = 32\nbatch_size = 8\n'
+    )
+    given = ("train", "--data", str(folder), "--val-data", str(folder), "--epochs", "1", "--warmup-epochs", "0")
+    more = ("--recipe", str(tmp_path / "mine.toml"))
+    run_command(*given, *more, "--out", tmp_path / "three", db=tmp_path / "filters")
+    run_command(*given, *more, "--out", tmp_path / "two", "--transfer-layers", "2", db=tmp_path / "filters")
+    kept = dict(Database(tmp_path / "filters").sql("SELECT model, settings FROM runs").fetchall())
+    assert {name: json.loads(text)["transfer_layers"] for name, text in kept.items()} == {"three": 3, "two": 2}
+    theirs = list(kernels_of(networks.load("demo").module).values())
+    for name, count in (("three", 3), ("two", 2)):
+        mine = list(kernels_of(networks.load(tmp_path / name / "model.safetensors").module).values())
+        assert [np.array_equal(one, other) for one, other in zip(mine, theirs, strict=True)] == [
+            i < count for i in range(10)
+        ]  # fmt: skip
+    said = run_command(*given, *more, "--out", tmp_path / "no", "--transfer-layers", "11", db=tmp_path / "filters", code=1)
+    assert said.strip() == "filterdb: transfer_layers is 11, and the network has 10 depthwise layers. Transfer at most 10."
 
 
 def test_shuffled_templates_have_the_same_taps_in_another_order() -> None:

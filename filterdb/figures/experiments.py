@@ -59,8 +59,7 @@ def draw_training(rows: Sequence[Row], *, title: str = "", look: Look = PAGE) ->
 def draw_transfer(rows: Sequence[Row], *, title: str = "", look: Look = PAGE) -> Any:
     """Top-1 by the number of transferred layers: a curve for each source, with small points for the seeds.
 
-    A bar is one standard error. For points of several seeds it comes from the spread of the seeds, pooled over all points. For
-    points of one seed it is the error that the runs state, of the number of test images.
+    A bar is one standard error of comparisons between points; see ``transfer_points``.
 
     Args:
         rows: with source, transfer_layers, seed, top1 and error (shares), as ``filterdb.experiments.transfer`` writes them. The
@@ -84,12 +83,11 @@ def draw_transfer(rows: Sequence[Row], *, title: str = "", look: Look = PAGE) ->
             yerr=[some[layers][1] for layers in at], fmt=form, linestyle="-", color=colour, markersize=4.5, capsize=2,
             linewidth=1, markeredgecolor=look.paper, markeredgewidth=0.4, zorder=3,
         )  # fmt: skip
-        for row in rows:
-            if row["source"] == source:
+        for layers, (_, _, tops) in some.items():
+            if layers and len(tops) > 1:
                 axes.plot(
-                    int(row["transfer_layers"]) + shift, 100 * float(row["top1"]), "o", color=colour, markersize=1.8, alpha=0.5,
-                    markeredgewidth=0, zorder=2,
-                )  # fmt: skip
+                    [layers + shift] * len(tops), tops, "o", color=colour, markersize=1.8, alpha=0.5, markeredgewidth=0, zorder=2
+                )
     axes.set_xticks(sorted({layers for _, layers in points}))
     axes.set_xlabel("depthwise layers with frozen kernels of another network")
     axes.set_ylabel("top-1 accuracy, %")
@@ -99,17 +97,29 @@ def draw_transfer(rows: Sequence[Row], *, title: str = "", look: Look = PAGE) ->
     return figure
 
 
-def transfer_points(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[float, float, int]]:
-    """By source and number of layers: mean top-1 and its standard error, in percent, and how many seeds."""
-    found: dict[tuple[str, int], list[Row]] = {}
+def transfer_points(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[float, float, list[float]]]:
+    """By source and number of layers: mean top-1, its standard error, and each seed's top-1, all in percent.
+
+    Runs of one seed share their start and their batches, and a seed is better or worse than others as a whole. That level is
+    taken out of the seeds' values and of the error, which is that of comparisons between points. The error comes from all points
+    that have every seed. Where there is but one seed, it is the error that the run states.
+    """
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    stated: dict[tuple[str, int], float] = {}
     for row in rows:
-        found.setdefault((row["source"], int(row["transfer_layers"])), []).append(row)
-    tops = {key: [100 * float(row["top1"]) for row in some] for key, some in found.items()}
-    free = sum(len(some) - 1 for some in tops.values())
-    pooled = (sum((one - mean(some)) ** 2 for some in tops.values() for one in some) / free) ** 0.5 if free else 0.0
+        key = row["source"], int(row["transfer_layers"])
+        found.setdefault(key, {})[str(row["seed"])] = 100 * float(row["top1"])
+        stated[key] = 100 * float(row["error"])
+    seeds = {seed for tops in found.values() for seed in tops}
+    whole = [tops for tops in found.values() if set(tops) == seeds]
+    if len(seeds) < 2 or len(whole) < 2:
+        return {key: (mean(tops.values()), stated[key], [*tops.values()]) for key, tops in found.items()}
+    level = {seed: mean(tops[seed] - mean(tops.values()) for tops in whole) for seed in seeds}
+    squares = sum((tops[seed] - level[seed] - mean(tops.values())) ** 2 for tops in whole for seed in seeds)
+    spread = (squares / ((len(whole) - 1) * (len(seeds) - 1))) ** 0.5
+    levelled = {key: [top - level[seed] for seed, top in tops.items()] for key, tops in found.items()}
     return {
-        key: (mean(some), pooled / len(some) ** 0.5 if len(some) > 1 else 100 * float(found[key][0]["error"]), len(some))
-        for key, some in tops.items()
+        key: (mean(tops), spread / len(tops) ** 0.5 if len(tops) > 1 else stated[key], tops) for key, tops in levelled.items()
     }
 
 

@@ -358,13 +358,15 @@ def test_charts_of_experiments_have_their_means(db, tables):
     assert any([*line.get_xdata()] == [70.0, 70.0] for line in figure.axes[1].lines), "the network as it was"
 
 
-def test_the_curve_of_transfer_begins_without_it_and_its_bars_are_the_spread_of_all_seeds(db, tables):
+def test_the_curve_of_transfer_begins_without_it_and_its_bars_leave_out_the_level_of_a_seed(db, tables):
     axes = drawn(db, tables, "experiment of transfer").drawn.axes[0]
     curves = [line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 1]
-    np.testing.assert_allclose([[*map(float, line.get_ydata())] for line in curves], [[41, 31, 22], [41, 35, 10]])
+    # seed 0 is 1 below seed 1 on average, so the single run of seed 0 at 35 counts as 36
+    found = [[*map(float, line.get_ydata())] for line in curves]
+    np.testing.assert_allclose(found, [[41, 31, 22], [41, 36, 10]])
     heights = [np.ptp(segment[:, 1]) / 2 for lines in axes.collections for segment in lines.get_segments()]
-    # variances of 2, 2, 8 and 0 from pairs of seeds, pooled to 3; a mean of two has half of it. The single runs state theirs
-    np.testing.assert_allclose(sorted(heights), sorted([1.5**0.5] * 5 + [2]), rtol=1e-5)
+    # the halves of the differences are 1, 1, 2 and 0, about their mean 0, 0, 1 and -1: 4 in squares, with 3 degrees of freedom
+    np.testing.assert_allclose(sorted(heights), sorted([(4 / 3 / 2) ** 0.5] * 5 + [2]), rtol=1e-5)
     assert any([*line.get_ydata()] == [41, 41] for line in axes.lines), "the line of all layers trained"
     assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["near", "far", "all layers trained"]
 

@@ -42,8 +42,7 @@ def settings(source: str, layers: int, seed: int, images: int, seen: int) -> Set
 def sources(folder: Path, seed: int, mcunet: Path | None) -> dict[str, str]:
     """The files of kernels by source. The demo network's layers are scaled to the length that untrained layers have.
 
-    The scale of a depthwise kernel is free, because a norm follows. The demo network's kernels shrank in training, and its biases
-    with them. A new network starts with longer ones.
+    Its kernels shrank in training. Without the scaling, the sources would differ in length as well as in shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
     untrained = _kernels(_fresh(100 + seed))

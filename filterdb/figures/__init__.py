@@ -33,10 +33,8 @@ __all__ = [
     "BAND_COLOURS", "CLASS_COLOURS", "PAGE", "PICTURES", "Figure", "Look", "Picture", "check_ending", "class_colours",
     "cluster_report", "colours", "draw", "draw_bank", "draw_boxes", "draw_captioned", "draw_clustered", "draw_components",
     "draw_contrast", "draw_description", "draw_evaluations", "draw_filter", "draw_greedy", "draw_nearest", "draw_networks",
-    "draw_pca",
-    "draw_proportions", "draw_replacement", "draw_samples", "draw_shares", "draw_spectrum", "draw_steps", "draw_training",
-    "draw_transfer",
-    "field_report", "find", "notebook", "style",
+    "draw_pca", "draw_proportions", "draw_replacement", "draw_samples", "draw_shares", "draw_spectrum", "draw_steps",
+    "draw_training", "draw_transfer", "field_report", "find", "notebook", "style",
 ]  # fmt: skip
 
 

@@ -390,7 +390,7 @@ def bank_remove(name: str, db: Db = None) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo database and picture.")] = Path("filterdb-demo"),
 ) -> None:
-    """Try filterdb in seconds, offline, on a small trained network."""
+    """Try filterdb in seconds, offline, on trained networks."""
     from filterdb.cli.demo import run
 
     run(out)

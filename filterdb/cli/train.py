@@ -33,6 +33,9 @@ def train(
     signed: Annotated[bool, typer.Option("--signed", help="Allow only positive gains.")] = False,
     weights: Annotated[str | None, typer.Option(help="Initialise from these weights: timm:NAME or a file.")] = None,
     filters: Annotated[str | None, typer.Option(help="Initialise only the depthwise kernels, from this network.")] = None,
+    transfer_layers: Annotated[
+        int | None, typer.Option(help="Only the first so many depthwise layers take --filters, frozen; the rest are trained.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the training data.")] = None,
     val_split: Annotated[str | None, typer.Option(help="Split of the validation data.")] = None,
     val_limit: Annotated[int | None, typer.Option(help="Maximum number of validation images.", min=1)] = None,

@@ -13,10 +13,10 @@ from filterdb.figures.colours import BAND_COLOURS, CLASS_COLOURS, class_colours
 from filterdb.figures.components import draw_components
 from filterdb.figures.contrast import draw_contrast
 from filterdb.figures.evaluations import draw_evaluations
-from filterdb.figures.experiments import draw_replacement, draw_training
+from filterdb.figures.experiments import draw_replacement, draw_training, draw_transfer
 from filterdb.figures.filters import draw_description, draw_filter
 from filterdb.figures.greedy import draw_greedy
-from filterdb.figures.nearest import draw_bank, draw_nearest
+from filterdb.figures.nearest import draw_bank, draw_nearest, draw_networks
 from filterdb.figures.pca import draw_pca
 from filterdb.figures.proportions import draw_proportions, draw_shares
 from filterdb.figures.registry import PICTURES, Picture, find
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BAND_COLOURS", "CLASS_COLOURS", "PAGE", "PICTURES", "Figure", "Look", "Picture", "check_ending", "class_colours",
     "cluster_report", "colours", "draw", "draw_bank", "draw_boxes", "draw_captioned", "draw_clustered", "draw_components",
-    "draw_contrast", "draw_description", "draw_evaluations", "draw_filter", "draw_greedy", "draw_nearest", "draw_pca",
-    "draw_proportions", "draw_replacement", "draw_samples", "draw_shares", "draw_spectrum", "draw_steps", "draw_training",
-    "field_report", "find", "notebook", "style",
+    "draw_contrast", "draw_description", "draw_evaluations", "draw_filter", "draw_greedy", "draw_nearest", "draw_networks",
+    "draw_pca", "draw_proportions", "draw_replacement", "draw_samples", "draw_shares", "draw_spectrum", "draw_steps",
+    "draw_training", "draw_transfer", "field_report", "find", "notebook", "style",
 ]  # fmt: skip
 
 

@@ -15,7 +15,10 @@ from filterdb.figures.style import PAGE, Figure, Look, drawn
 
 TRAINING = {"way", "images", "seed", "top1"}
 REPLACEMENT = {"network", "layers", "bank", "templates", "steps", "top1", "error"}
+TRANSFER = {"source", "transfer_layers", "seed", "top1", "error"}
 """Columns by which a file is known."""
+NOTHING = "none"
+"""The source of the runs without transferred layers, where each curve begins."""
 Row = Mapping[str, Any]
 
 
@@ -50,6 +53,74 @@ def draw_training(rows: Sequence[Row], *, title: str = "", look: Look = PAGE) ->
     marks = [(f"{count:,} images", style.CYCLE[i % 8], style.MARKERS[i % 8]) for i, count in enumerate(counts)]
     _marks(figure, marks, 4 if look.wide else 2)
     return figure
+
+
+@drawn
+def draw_transfer(rows: Sequence[Row], *, title: str = "", look: Look = PAGE) -> Any:
+    """Top-1 by the number of transferred layers: a curve for each source, with small points for the seeds.
+
+    A bar is one standard error of comparisons between points; see ``transfer_points``.
+
+    Args:
+        rows: with source, transfer_layers, seed, top1 and error (shares), as ``filterdb.experiments.transfer`` writes them. The
+            runs of the source "none" begin each curve.
+        title: a line above the picture.
+        look: see ``filterdb.figures.style.Look``.
+    """
+    points = transfer_points(rows)
+    sources = list(dict.fromkeys(row["source"] for row in rows if row["source"] != NOTHING))
+    figure = style.chart(look, 2.7, title)
+    axes = figure.subplots()
+    if (NOTHING, 0) in points:
+        axes.axhline(points[NOTHING, 0][0], color=look.ink, linewidth=0.8, linestyle="--", zorder=1)
+    for number, source in enumerate(sources):
+        colour, form = style.CYCLE[number % 8], style.MARKERS[number % 8]
+        some = {layers: point for (name, layers), point in points.items() if name in (source, NOTHING)}
+        at = sorted(some)
+        shift = 0.0 if len(sources) < 2 else (number - (len(sources) - 1) / 2) * 0.12
+        axes.errorbar(
+            [layers + (shift if layers else 0) for layers in at], [some[layers][0] for layers in at],
+            yerr=[some[layers][1] for layers in at], fmt=form, linestyle="-", color=colour, markersize=4.5, capsize=2,
+            linewidth=1, markeredgecolor=look.paper, markeredgewidth=0.4, zorder=3,
+        )  # fmt: skip
+        for layers, (_, _, tops) in some.items():
+            if layers and len(tops) > 1:
+                axes.plot(
+                    [layers + shift] * len(tops), tops, "o", color=colour, markersize=1.8, alpha=0.5, markeredgewidth=0, zorder=2
+                )
+    axes.set_xticks(sorted({layers for _, layers in points}))
+    axes.set_xlabel("depthwise layers with frozen kernels of another network")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.grid(axis="y")
+    marks = [(source, style.CYCLE[i % 8], style.MARKERS[i % 8]) for i, source in enumerate(sources)]
+    _marks(figure, marks, 4 if look.wide else 1, look.ink, "all layers trained")
+    return figure
+
+
+def transfer_points(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[float, float, list[float]]]:
+    """By source and number of layers: mean top-1, its standard error, and each seed's top-1, all in percent.
+
+    Runs of one seed share their start and their batches, and a seed is better or worse than others as a whole. That level is
+    taken out of the seeds' values and of the error, which is that of comparisons between points. The error comes from all points
+    that have every seed. Where there is but one seed, it is the error that the run states.
+    """
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    stated: dict[tuple[str, int], float] = {}
+    for row in rows:
+        key = row["source"], int(row["transfer_layers"])
+        found.setdefault(key, {})[str(row["seed"])] = 100 * float(row["top1"])
+        stated[key] = 100 * float(row["error"])
+    seeds = {seed for tops in found.values() for seed in tops}
+    whole = [tops for tops in found.values() if set(tops) == seeds]
+    if len(seeds) < 2 or len(whole) < 2:
+        return {key: (mean(tops.values()), stated[key], [*tops.values()]) for key, tops in found.items()}
+    level = {seed: mean(tops[seed] - mean(tops.values()) for tops in whole) for seed in seeds}
+    squares = sum((tops[seed] - level[seed] - mean(tops.values())) ** 2 for tops in whole for seed in seeds)
+    spread = (squares / ((len(whole) - 1) * (len(seeds) - 1))) ** 0.5
+    levelled = {key: [top - level[seed] for seed, top in tops.items()] for key, tops in found.items()}
+    return {
+        key: (mean(tops), spread / len(tops) ** 0.5 if len(tops) > 1 else stated[key], tops) for key, tops in levelled.items()
+    }
 
 
 @drawn
@@ -136,12 +207,14 @@ def _names(axes: Any, names: Sequence[str], look: Look) -> None:
     axes.grid(axis="x")
 
 
-def _marks(figure: Any, marks: Sequence[tuple[str, str, str]], columns: int, original: str | None = None) -> None:
+def _marks(
+    figure: Any, marks: Sequence[tuple[str, str, str]], columns: int, original: str | None = None, what: str = "as it was"
+) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linestyle="", marker=form, color=colour, label=name) for name, colour, form in marks]
     if original:
-        handles.append(Line2D([], [], linestyle="--", linewidth=0.8, color=original, label="as it was"))
+        handles.append(Line2D([], [], linestyle="--", linewidth=0.8, color=original, label=what))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), borderaxespad=0.2, handlelength=1.6
     )
@@ -152,10 +225,12 @@ def _marks(figure: Any, marks: Sequence[tuple[str, str, str]], columns: int, ori
 
 @picture()
 def experiment(
-    db: Asked | None, look: Look, *, csv: Annotated[str, "what python -m filterdb.experiments.replacement, or .training, wrote"],
+    db: Asked | None, look: Look, *, csv: Annotated[str, "what filterdb.experiments.replacement, .training or .transfer wrote"],
 ) -> Figure:  # fmt: skip
-    """The table of an experiment as a chart: ways to train, or kernels replaced and networks repaired."""
+    """The table of an experiment as a chart: ways to train, kernels replaced and networks repaired, or layers transferred."""
     rows = read(Path(csv))
+    if set(rows[0]) >= TRANSFER:
+        return draw_transfer(rows, title="Accuracy by the number of transferred layers", look=look)
     if set(rows[0]) >= TRAINING:
         return draw_training(rows, title="Accuracy by how kernels were trained", look=look)
     return draw_replacement(rows, title="Accuracy after kernels were replaced", look=look)
@@ -173,15 +248,15 @@ def read(path: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidArgument(f"{path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}.") from error
     there = set(rows[0]) if rows else set()
-    kind = next((columns for columns in (TRAINING, REPLACEMENT) if columns <= there), None)
+    kind = next((columns for columns in (TRANSFER, TRAINING, REPLACEMENT) if columns <= there), None)
     if kind is None:
         has = f"has the columns {', '.join(map(str, rows[0]))}" if rows else "has no rows"
         raise InvalidArgument(
             f"{path.name} {has}; an experiment of filterdb writes {', '.join(sorted(TRAINING))}, or "
-            f"{', '.join(sorted(REPLACEMENT))}."
+            f"{', '.join(sorted(REPLACEMENT))}, or {', '.join(sorted(TRANSFER))}."
         )
     for number, row in enumerate(rows, start=2):
-        for column in kind & {"images", "top1", "error"}:
+        for column in kind & {"images", "top1", "error", "transfer_layers"}:
             try:
                 float(row[column])
             except (TypeError, ValueError):

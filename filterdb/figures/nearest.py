@@ -16,6 +16,8 @@ HEADS = 0.16
 LARGEST = 0.6
 INVERSE = -0.999
 """The correlation of a template with its inverse is -1."""
+Group = tuple[Bank, Mapping[str, Kernels]]
+"""Templates, and by their names the kernels closest to them."""
 
 
 @drawn
@@ -30,25 +32,49 @@ def draw_nearest(
         title: a line above the picture.
         look: see ``filterdb.figures.style.Look``.
     """
-    columns = max((len(kernels) for kernels in exemplars.values()), default=0)
+    return _groups({"closest trained kernels": (bank, exemplars)}, title, look)
+
+
+@drawn
+def draw_networks(groups: Mapping[str, Group], *, title: str = "", look: Look = PAGE) -> Any:
+    """The same templates beside the closest kernels of several networks, whose kernels may differ in size.
+
+    Args:
+        groups: the heading of each network, its bank and exemplars as for ``draw_nearest``. All banks have the same templates,
+            each at its network's size.
+        title: a line above the picture.
+        look: see ``filterdb.figures.style.Look``.
+    """
+    return _groups(groups, title, look)
+
+
+def _groups(groups: Mapping[str, Group], title: str, look: Look) -> Any:
+    bank = next(iter(groups.values()))[0]
     labels = [style.fitted(label or name, look.inches * 0.35) for label, name in zip(bank.labels, bank.names, strict=True)]
     left = MARGIN + max(style.breadth(label) for label in labels) + 0.07
     apart = 0.35  # of a cell: sets the template apart from the real kernels
-    cell = min(LARGEST * (1 + GAP), (look.inches - left - MARGIN) / (1 + apart + columns))
+    between = 0.75  # and one network from the next
+    columns = [max((len(kernels) for kernels in exemplars.values()), default=0) for _, exemplars in groups.values()]
+    cells = sum(1 + apart + count for count in columns) + between * (len(groups) - 1)
+    cell = min(LARGEST * (1 + GAP), (look.inches - left - MARGIN) / cells)
     side = cell / (1 + GAP)
-    width = max(left + cell * (1 + apart + columns) + MARGIN, min(look.inches, style.breadth(title, style.HEAD) + 3 * MARGIN))
+    width = max(left + cell * cells + MARGIN, min(look.inches, style.breadth(title, style.HEAD) + 3 * MARGIN))
     sheet = Sheet(width, HEADS + len(bank) * cell, look, title)
-    first = left + cell * (1 + apart)
-    y = sheet.top + HEADS / 2 - 0.02
-    sheet.text(left + side / 2, y, "template", size=style.SMALL, ha="center")
-    if columns:
-        sheet.text(first, y, "closest trained kernels", size=style.SMALL)
-    for row, (name, label) in enumerate(zip(bank.names, labels, strict=True)):
-        y = sheet.top + HEADS + row * cell
-        sheet.text(left - 0.05, y + side / 2, label, ha="right")
-        sheet.kernel(centred(bank.templates[row]), left, y, side, line=0.8, frame=look.ink)
-        for column, kernel in enumerate(exemplars.get(name, [])):
-            sheet.kernel(centred(kernel), first + column * cell, y, side)
+    for row, label in enumerate(labels):
+        sheet.text(left - 0.05, sheet.top + HEADS + row * cell + side / 2, label, ha="right")
+    x = left
+    for (heading, (of, exemplars)), count in zip(groups.items(), columns, strict=True):
+        y = sheet.top + HEADS / 2 - 0.02
+        first = x + cell * (1 + apart)
+        sheet.text(x + side / 2, y, "template", size=style.SMALL, ha="center")
+        if count:
+            sheet.text(first, y, style.fitted(heading, count * cell, style.SMALL), size=style.SMALL)
+        for row, name in enumerate(of.names):
+            y = sheet.top + HEADS + row * cell
+            sheet.kernel(centred(of.templates[row]), x, y, side, line=0.8, frame=look.ink)
+            for column, kernel in enumerate(exemplars.get(name, [])):
+                sheet.kernel(centred(kernel), first + column * cell, y, side)
+        x = first + cell * (count + between)
     return sheet.figure
 
 

@@ -21,6 +21,7 @@ from filterdb.networks import Network, load, new
 from filterdb.sources.layers import from_module
 from filterdb.training.initialise import depthwise, gains, init_depthwise
 from filterdb.training.settings import FROZEN, Settings
+from filterdb.training.transfer import transferred
 
 
 @dataclass
@@ -52,7 +53,7 @@ def prepare(settings: Settings, num_classes: int, bank: Callable[[str], Bank]) -
             raise InvalidArgument(
                 f"{settings.model} has no depthwise layers: there is nothing to freeze. Take the mode trainable."
             )
-        if settings.filters is not None:
+        if settings.filters is not None and settings.transfer_layers is None:
             _transfer(network.module, load(settings.filters, architecture=_said(settings, settings.filters)))
         if settings.mode == "dog-init":
             init_depthwise(network.module, seed=settings.seed)
@@ -60,7 +61,9 @@ def prepare(settings: Settings, num_classes: int, bank: Callable[[str], Bank]) -
         if chosen is not None and settings.shuffle:
             chosen = shuffled(chosen, settings.seed)
         left: dict[str, str] = {}
-        if chosen is not None:
+        if settings.filters is not None and settings.transfer_layers is not None:
+            parts = transferred(network.module, settings.filters, settings.transfer_layers, settings.seed)
+        elif chosen is not None:
             trained = settings.weights is not None or settings.filters is not None
             parts, left = (
                 _matched(network.module, chosen, settings.signed) if trained else _drawn(network.module, chosen, settings.seed)
@@ -73,7 +76,9 @@ def prepare(settings: Settings, num_classes: int, bank: Callable[[str], Bank]) -
             parts = {name: Parts(kernel[:, 0], np.arange(len(kernel))) for name, kernel in kernels_of(network.module).items()}
         else:
             parts = {}
-    _install(network.module, parts, settings.mode)
+    # the kernels of transferred layers stay in any mode
+    mode = "frozen" if settings.transfer_layers is not None and settings.mode == "trainable" else settings.mode
+    _install(network.module, parts, mode)
     _try(network)
     return Prepared(network, chosen, left)
 

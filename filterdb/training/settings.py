@@ -44,6 +44,9 @@ class Settings:
     """A source to start from with all weights."""
     filters: str | None = None
     """A source to take the depthwise kernels from, and nothing else."""
+    transfer_layers: int | None = None
+    """Only the first so many depthwise layers take the kernels of ``filters``, and these are frozen; the other layers are
+    trained from their own start. The mode says what else of the frozen ones is trained: nothing, offsets, or gains too."""
     train_images: int | None = None
     """Train on that many images, as many of each class as possible."""
     input_size: int | None = None
@@ -90,6 +93,8 @@ class Settings:
                 raise InvalidArgument(
                     f'The mode "{self.mode}" makes its kernels itself: leave --{given[0]} out, or take frozen+bias.'
                 )
+        if self.transfer_layers is not None:
+            self._check_transfer(self.transfer_layers)
         if self.shuffle and self.bank is None:
             raise InvalidArgument("There is no bank whose taps to shuffle. Name one with --bank.")
         if self.mode in FROZEN and self.mode != "random-frozen" and self.bank is None and not (self.weights or self.filters):
@@ -113,6 +118,18 @@ class Settings:
             raise InvalidArgument(f"{self.warmup_epochs} warm-up epochs leave none of {self.epochs} to train. Warm up for fewer.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise InvalidArgument(f"ema is {self.ema}: a decay lies between 0 and 1, such as 0.999.")
+
+    def _check_transfer(self, layers: int) -> None:
+        if layers < 0:
+            raise InvalidArgument(f"transfer_layers is {layers}: it must not be less than 0.")
+        if self.filters is None:
+            raise InvalidArgument(
+                f"transfer_layers is {layers}, and there is no network to transfer from. Name it with --filters."
+            )
+        if self.bank is not None:
+            raise InvalidArgument("transfer_layers transfers kernels as they are: leave --bank out.")
+        if self.forget is not None:
+            raise InvalidArgument("forget is for networks whose kernels all train: leave it out with transfer_layers.")
 
     @classmethod
     def recipe(cls, name: str | os.PathLike[str], **settings: Any) -> Settings:

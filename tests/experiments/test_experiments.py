@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from real import data
+from safetensors.numpy import load_file
 
-from filterdb.experiments import replacement, training
+from filterdb import networks
+from filterdb.experiments import replacement, training, transfer
 
 
 def test_training_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +42,45 @@ def test_training_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]  # fmt: skip
     top1 = [100 * float(row["top1"]) for row in rows[:2]]
     assert f"| trainable | {mean(top1):.1f} ± {stdev(top1):.1f} |" in capsys.readouterr().out
+
+
+def test_transfer_runs_once_and_its_curve_begins_without_transfer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(25):
+            Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(tmp_path / "images" / label / f"{i}.png")
+    found = tmp_path / "found.csv"
+    given = [
+        "--data", str(tmp_path / "images"), "--val-data", str(tmp_path / "images"), "--out", str(tmp_path / "runs"), "--csv",
+        str(found), "--images", "50", "--seen", "100", "--layers", "0", "10",
+    ]  # fmt: skip
+    transfer.main([*given, "--seeds", "0"])
+    first = list(csv.DictReader(found.open()))
+    assert [(row["source"], row["transfer_layers"]) for row in first] == [
+        ("none", "0"), (transfer.DEMO, "10"), (transfer.RANDOM, "10")
+    ]  # fmt: skip
+    assert capsys.readouterr().out.count("seed 0: top-1") == 3
+    shutil.rmtree(tmp_path / "runs")
+    picture = tmp_path / "curve.png"
+    transfer.main([*given, "--seeds", "0", "1", "--picture", str(picture)])
+    printed = capsys.readouterr().out
+    assert printed.count("seed 1: top-1") == 3
+    assert "seed 0: top-1" not in printed
+    rows = list(csv.DictReader(found.open()))
+    assert [row for row in rows if row["seed"] == "0"] == first
+    plain = mean(100 * float(row["top1"]) for row in rows if row["source"] == "none")
+    assert f"| 0 | {plain:.1f} | {plain:.1f} |" in printed
+    assert Image.open(picture).width > 1000
+
+
+def test_transferred_kernels_of_the_demo_network_keep_their_shapes_and_get_the_length_of_new_ones(tmp_path: Path) -> None:
+    files = transfer.sources(tmp_path, 3, None)
+    ours, new = (load_file(files[name]) for name in (transfer.DEMO, transfer.RANDOM))
+    for name, kernels in transfer._kernels(networks.load("demo").module).items():
+        made = ours[f"{name}.weight"]
+        assert np.corrcoef(made.ravel(), kernels.ravel())[0, 1] == pytest.approx(1, abs=1e-5)
+        assert np.linalg.norm(made) == pytest.approx(np.linalg.norm(new[f"{name}.weight"]), rel=1e-4)
 
 
 def test_replacement_tables_are_the_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

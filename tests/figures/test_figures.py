@@ -68,12 +68,26 @@ def db(tmp_path_factory) -> Database:
     return made
 
 
+TRANSFER = """source,transfer_layers,seed,images,top1,error
+none,0,0,500,.40,.01
+none,0,1,500,.42,.01
+near,1,0,500,.30,.01
+near,1,1,500,.32,.01
+near,2,0,500,.20,.01
+near,2,1,500,.24,.01
+far,1,0,500,.35,.02
+far,2,0,500,.10,.01
+far,2,1,500,.10,.01
+"""
+
+
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> Path:
     """The CSV files of the experiments."""
     place = tmp_path_factory.mktemp("tables")
     (place / "training.csv").write_text(TRAINING)
     (place / "replacement.csv").write_text(REPLACEMENT)
+    (place / "transfer.csv").write_text(TRANSFER)
     return place
 
 
@@ -87,7 +101,7 @@ CASES = {
     "total by class": {"classifier": NAME}, "class_layers of several": {"model": "*"}, "bands by model": {"by": "model"},
     "samples of a query": {"sql": "SELECT filter_id, dataset FROM filters WHERE size = '7x7'"},
     "filter of a model": {"filter": "demo"},
-    "experiment of training": {"csv": "training.csv"},
+    "experiment of training": {"csv": "training.csv"}, "experiment of transfer": {"csv": "transfer.csv"},
 }  # fmt: skip
 
 
@@ -342,6 +356,36 @@ def test_charts_of_experiments_have_their_means(db, tables):
     points = {round(float(line.get_xdata()[0]), 6) for line in figure.axes[0].lines if len(line.get_xdata()) == 1}
     assert points == {10.0, 40.0, 55.0}  # the two seeds of own25 averaged
     assert any([*line.get_xdata()] == [70.0, 70.0] for line in figure.axes[1].lines), "the network as it was"
+
+
+def test_the_curve_of_transfer_begins_without_it_and_its_bars_leave_out_the_level_of_a_seed(db, tables):
+    axes = drawn(db, tables, "experiment of transfer").drawn.axes[0]
+    curves = [line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 1]
+    # seed 0 is 1 below seed 1 on average, so the single run of seed 0 at 35 counts as 36
+    found = [[*map(float, line.get_ydata())] for line in curves]
+    np.testing.assert_allclose(found, [[41, 31, 22], [41, 36, 10]])
+    heights = [np.ptp(segment[:, 1]) / 2 for lines in axes.collections for segment in lines.get_segments()]
+    # the halves of the differences are 1, 1, 2 and 0, about their mean 0, 0, 1 and -1: 4 in squares, with 3 degrees of freedom
+    np.testing.assert_allclose(sorted(heights), sorted([(4 / 3 / 2) ** 0.5] * 5 + [2]), rtol=1e-5)
+    assert any([*line.get_ydata()] == [41, 41] for line in axes.lines), "the line of all layers trained"
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["near", "far", "all layers trained"]
+
+
+def test_networks_of_two_sizes_stand_side_by_side_each_beside_its_templates(db):
+    from filterdb.figures import draw_networks
+
+    small, large = db.bank("greedy8", size="5x5"), db.bank("greedy8")
+    groups = {"small": (small, {"8_smooth": [np.eye(5)] * 2}), "large": (large, {"6_dy": [np.eye(7)] * 3})}
+    figure = draw_networks(groups, title="both").drawn
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert words.count("template") == 2
+    assert [words.count(label) for label in ("small", "large")] == [1, 1]
+    images = figure.axes[0].images
+    assert sorted(image.get_array().shape[0] for image in images) == [5] * 10 + [7] * 11
+    left, right = (
+        [image.get_extent() for image in images if image.get_array().shape[0] == size] for size in (5, 7)
+    )  # fmt: skip
+    assert max(extent[1] for extent in left) < min(extent[0] for extent in right)
 
 
 def test_the_words_of_a_spectrum_lie_under_their_stretches_and_cover_nothing(db):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import run as run_command
 from PIL import Image
+from safetensors.numpy import save_file
 from torch import nn
 
 import filterdb
@@ -234,6 +237,91 @@ def test_filters_of_the_demo_network_go_into_a_network_like_it() -> None:
     made = Settings("demo", mode="frozen+bias", filters="demo", input_size=32, epochs=2, warmup_epochs=1)
     mine = kernels_of(prepare(made, 10, banks.load).network.module)
     assert all(np.array_equal(mine[name], kernels) for name, kernels in theirs.items())
+
+
+@pytest.mark.parametrize("mode", ["trainable", "frozen+bias", "frozen+gain+bias"])
+def test_the_first_layers_are_transferred_and_frozen_and_the_rest_is_trained(mode: str, images: ImageSet, tmp_path: Path) -> None:
+    source = str(run(images, tmp_path / "source", settings(seed=7)).path)
+    theirs = list(kernels_of(networks.load(source).module).values())
+    given = settings(mode=mode, filters=source, transfer_layers=2, seed=5)
+    before = list(kernels_of(prepare(given, 2, banks.load).network.module).values())
+    plain = list(kernels_of(prepare(settings(seed=5), 2, banks.load).network.module).values())
+    found = run(images, tmp_path / "run", given)
+    layers = list(depthwise(found.network.module).values())
+    after = list(kernels_of(found.network.module).values())
+    for i in (0, 1):
+        assert np.array_equal(before[i], theirs[i])
+        assert isinstance(layers[i], FrozenDepthwiseConv2d)
+        assert np.array_equal(layers[i].templates[layers[i].index].flatten(), theirs[i].flatten())
+        assert np.array_equal(after[i], theirs[i]) == (mode == "trainable")
+        trained = {name for name, _ in layers[i].named_parameters()} - {"bias"}
+        assert trained == {"trainable": set(), "frozen+bias": {"offset"}, "frozen+gain+bias": {"gain", "offset"}}[mode]
+    for i in (2, 3):
+        assert np.array_equal(before[i], plain[i])
+        assert not isinstance(layers[i], FrozenDepthwiseConv2d)
+        assert (after[i] != before[i]).any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_as_many_layers_are_frozen_as_are_transferred(count: int) -> None:
+    made = prepare(Settings("demo", filters="demo", transfer_layers=count), 10, banks.load).network.module
+    frozen = [isinstance(one, FrozenDepthwiseConv2d) for one in depthwise(made).values()]
+    assert frozen == [True] * count + [False] * (10 - count)
+
+
+def test_kernels_of_another_architecture_are_drawn_from_the_layer_at_the_same_depth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.standard_normal((5, 1, 7, 7)), 9 * rng.standard_normal((40, 1, 7, 7))
+    tensors = {"a.weight": few, "b.weight": rng.standard_normal((9, 1, 3, 3)), "c.weight": many}
+    save_file({name: one.astype(np.float32) for name, one in tensors.items()}, tmp_path / "other.safetensors")
+    given = settings(filters=str(tmp_path / "other.safetensors"), transfer_layers=4)
+    made = list(kernels_of(prepare(given, 2, banks.load).network.module).values())
+    old = list(kernels_of(prepare(settings(), 2, banks.load).network.module).values())
+    for i, source in enumerate((few, few, many, many)):  # the layers have 8, 16, 24 and 32 channels
+        ours, theirs = (one.reshape(len(one), -1) for one in (made[i], source))
+        cos = ours @ theirs.T / np.linalg.norm(ours, axis=1)[:, None] / np.linalg.norm(theirs, axis=1)
+        assert cos.max(1) == pytest.approx(1, abs=1e-5)
+        times = np.bincount(cos.argmax(1), minlength=len(source))
+        assert times.max() - times.min() <= 1  # none twice before all were there once
+        assert np.linalg.norm(made[i]) == pytest.approx(np.linalg.norm(old[i]), rel=1e-4)
+    other = prepare(replace(given, seed=1), 2, banks.load).network.module
+    assert any(not np.array_equal(one, two) for one, two in zip(made, kernels_of(other).values(), strict=True))
+
+
+def test_transfers_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    save_file({"a.weight": np.ones((4, 1, 5, 5), np.float32)}, tmp_path / "five.safetensors")
+    for more, message in (
+        ({"filters": "demo", "transfer_layers": 5}, "has 4 depthwise layers. Transfer at most 4"),
+        ({"filters": "demo", "transfer_layers": -1}, "must not be less than 0"),
+        ({"transfer_layers": 2}, "Name it with --filters"),
+        ({"filters": "demo", "transfer_layers": 2, "bank": "greedy8"}, "leave --bank out"),
+        ({"filters": "demo", "transfer_layers": 2, "forget": 8.0}, "leave it out with transfer_layers"),
+        ({"filters": str(tmp_path / "five.safetensors"), "transfer_layers": 1}, "has no 7x7 kernels .* it has 5x5"),
+        ({"filters": "efficientnet_lite", "transfer_layers": 1}, "stands for 3 models"),
+    ):
+        with pytest.raises(InvalidArgument, match=message) as error:
+            prepare(settings(**more), 2, banks.load)
+        assert "\n" not in str(error.value)
+
+
+def test_layers_are_transferred_by_flag_and_by_recipe_and_the_run_remembers_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'model = "demo"\nfilters = "demo"\ntransfer_layers = 3\ninput_size = 32\nbatch_size = 8\n'
+    )
+    given = ("train", "--data", str(folder), "--val-data", str(folder), "--epochs", "1", "--warmup-epochs", "0")
+    more = ("--recipe", str(tmp_path / "mine.toml"))
+    run_command(*given, *more, "--out", tmp_path / "three", db=tmp_path / "filters")
+    run_command(*given, *more, "--out", tmp_path / "two", "--transfer-layers", "2", db=tmp_path / "filters")
+    kept = dict(Database(tmp_path / "filters").sql("SELECT model, settings FROM runs").fetchall())
+    assert {name: json.loads(text)["transfer_layers"] for name, text in kept.items()} == {"three": 3, "two": 2}
+    theirs = list(kernels_of(networks.load("demo").module).values())
+    for name, count in (("three", 3), ("two", 2)):
+        mine = list(kernels_of(networks.load(tmp_path / name / "model.safetensors").module).values())
+        assert [np.array_equal(one, other) for one, other in zip(mine, theirs, strict=True)] == [
+            i < count for i in range(10)
+        ]  # fmt: skip
+    said = run_command(*given, *more, "--out", tmp_path / "no", "--transfer-layers", "11", db=tmp_path / "filters", code=1)
+    assert said.strip() == "filterdb: transfer_layers is 11, and the network has 10 depthwise layers. Transfer at most 10."
 
 
 def test_shuffled_templates_have_the_same_taps_in_another_order() -> None:

@@ -89,13 +89,19 @@ def evaluate(
 
 def _print(found: Evaluation, place: Path) -> None:
     """The numbers for people: shares in percent."""
-    percents = {"top-1": found.top1, "top-5": found.top5, "agreement with the original": found.agreement}
-    nats = {"loss": found.loss, "KL from the original": found.kl}
-    lines = [(name, f"{100 * value:.2f} %") for name, value in percents.items() if value is not None]
-    lines += [(name, f"{value:.4f} nats") for name, value in nats.items() if value is not None]
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        print(f"{name:<{width}}  {text:>12}")
+    percents = {
+        "top1": (found.top1, found.top1_se), "top1_difference": (found.top1_difference, found.top1_difference_se),
+        "top5": (found.top5, found.top5_se), "agreement": (found.agreement, found.agreement_se),
+    }  # fmt: skip
+    nats = {"loss": found.loss, "kl": found.kl}
+    lines = [
+        (name, f"{100 * value:.2f} %", f"{name}_se {100 * error:.2f} %")
+        for name, (value, error) in percents.items() if value is not None and error is not None
+    ]  # fmt: skip
+    lines += [(name, f"{value:.4f} nats", "") for name, value in nats.items() if value is not None]
+    width = max(len(name) for name, *_ in lines)
+    for name, text, error in lines:
+        print(f"{name:<{width}}  {text:>12}  {error}".rstrip())
     for note in found.notes:
         print(note)
     kept = f"; kept as {found.run_id} in {place}" if found.run_id else ""

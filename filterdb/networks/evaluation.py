@@ -6,10 +6,11 @@ numbers are the same whatever the batch size, the number of workers, or the orde
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -19,9 +20,14 @@ from torch import Tensor, nn
 from filterdb.errors import FilterdbError, InvalidArgument, RunError
 from filterdb.images import ImageSet, batches
 from filterdb.networks.network import Network
+from filterdb.networks.statistics import Watch
 
 Progress = Callable[[str, int, int], None]
 
+METRICS = (
+    "top1", "top1_se", "top5", "top5_se", "loss", "agreement", "agreement_se", "kl", "top1_difference", "top1_difference_se",
+)  # fmt: skip
+"""What is measured, in the order of the table."""
 TOP5_FROM = 6
 """With fewer classes, the right one is nearly always among the first five, and top-5 says nothing."""
 
@@ -46,15 +52,62 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     run_id: str | None = None
     """Under which the database keeps it."""
+    top1_difference: float | None = None
+    """top1 less that of the original, on the same images."""
+    top1_difference_se: float | None = None
+    """Its standard error, of pairs: ``paired_error``."""
+    norm_distance: float | None = None
+    """How far the batch norms' inputs are from what they remember of the training: ``statistics.Watch.distance``."""
+
+    @property
+    def top1_se(self) -> float | None:
+        """Standard error of top1: ``standard_error``."""
+        return None if self.top1 is None else standard_error(self.top1, self.images)
+
+    @property
+    def top5_se(self) -> float | None:
+        """Standard error of top5."""
+        return None if self.top5 is None else standard_error(self.top5, self.images)
+
+    @property
+    def agreement_se(self) -> float | None:
+        """Standard error of agreement."""
+        return None if self.agreement is None else standard_error(self.agreement, self.images)
 
     def metrics(self) -> dict[str, float]:
         """The numbers that have a meaning, by name."""
-        names = ("top1", "top5", "loss", "agreement", "kl")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in METRICS if (value := getattr(self, name)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"notes": list(self.notes)}
+        errors = {name: getattr(self, name) for name in ("top1_se", "top5_se", "agreement_se")}
+        return asdict(self) | errors | {"notes": list(self.notes)}
+
+
+def standard_error(share: float, images: int) -> float:
+    """The binomial standard error sqrt(p (1 - p) / n) of a share p of n images.
+
+    It is 0 where the share is 0 or 1, which says little of few images.
+
+    >>> standard_error(0.5, 100)
+    0.05
+    """
+    return math.sqrt(max(0.0, share * (1 - share)) / images)
+
+
+def paired_error(won: int, lost: int, images: int) -> float:
+    """The standard error sqrt(((b + c) / n - ((b - c) / n)²) / n) of the difference (b - c) / n of two accuracies on n images.
+
+    On each image the difference is 1, 0 or -1, and this is the standard error of its mean (as in McNemar's test, which asks
+    whether b and c are equal). It is smaller than that of two sets of images, as both networks fail on the same hard ones.
+
+    Args:
+        won: images b that only the network has right.
+        lost: images c that only the original has right.
+        images: all of them, n.
+    """
+    mean = (won - lost) / images
+    return math.sqrt(max(0.0, (won + lost) / images - mean**2) / images)
 
 
 def evaluate(
@@ -105,13 +158,17 @@ def evaluate(
             original = logits(original, images, device=device, progress=progress, workers=workers, **settings)
         if isinstance(original, Tensor) and (original.ndim != 2 or len(original) != len(images)):
             raise InvalidArgument(f"Logits {tuple(original.shape)} of an original are not those of {len(images)} images.")
+        watch = stack.enter_context(Watch(network))
         for x, y in batches(images, network.preprocessing, device=where, progress=progress, **loading):
             out = logits_of(network, x, **settings)
+            watch.add(len(x))
             if sums.images == 0:
                 check_classes(network, out.shape[1], images, labels)
             theirs = original[sums.images : sums.images + len(x)] if isinstance(original, Tensor) else None
             sums.add(out, y, theirs if beside is None else logits_of(beside, x, **settings))
-    return sums.result(time.perf_counter() - started, str(where))
+    found = sums.result(time.perf_counter() - started, str(where))
+    notes = (*found.notes, *([line] if (line := watch.warning()) else []))
+    return replace(found, notes=notes, norm_distance=watch.distance())
 
 
 def logits(
@@ -231,7 +288,7 @@ class _Sums:
     def __init__(self, *, labelled: bool, compared: bool):
         self.labelled, self.compared = labelled, compared
         self.images = self.classes = 0
-        self.first = self.five = self.same = 0
+        self.first = self.five = self.same = self.won = self.lost = 0
         self.loss = self.kl = 0.0
 
     def add(self, out: Tensor, labels: Tensor, original: Tensor | None) -> None:
@@ -240,6 +297,7 @@ class _Sums:
         log_q = out.double().log_softmax(1)
         if self.labelled:
             ranks = _ranks(out, labels)
+            right = ranks == 0
             self.first += int((ranks == 0).sum())
             self.five += int((ranks < 5).sum())
             self.loss -= float(log_q.gather(1, labels[:, None]).sum())
@@ -250,6 +308,10 @@ class _Sums:
                 f"The original has {original.shape[1]} classes, the network {out.shape[1]}. Compare networks of the same classes."
             )
         theirs = original.to(out.device)
+        if self.labelled:
+            other = _ranks(theirs, labels) == 0
+            self.won += int((right & ~other).sum())
+            self.lost += int((other & ~right).sum())
         log_p = theirs.double().log_softmax(1)
         self.same += int((_choice(out) == _choice(theirs)).sum())
         self.kl += float((log_p.exp() * (log_p - log_q)).sum())
@@ -262,9 +324,12 @@ class _Sums:
         elif self.classes < TOP5_FROM:
             notes.append(f"no top-5: there are only {self.classes} classes")
         five = self.five / n if self.labelled and self.classes >= TOP5_FROM else None
+        paired = self.labelled and self.compared
         return Evaluation(
             self.first / n if self.labelled else None, five, self.loss / n if self.labelled else None,
             self.same / n if self.compared else None, self.kl / n if self.compared else None, n, seconds, device, tuple(notes),
+            top1_difference=(self.won - self.lost) / n if paired else None,
+            top1_difference_se=paired_error(self.won, self.lost, n) if paired else None,
         )  # fmt: skip
 
 

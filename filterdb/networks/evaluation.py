@@ -6,7 +6,6 @@ numbers are the same whatever the batch size, the number of workers, or the orde
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from filterdb.errors import FilterdbError, InvalidArgument, RunError
 from filterdb.images import ImageSet, batches
 from filterdb.networks.network import Network
+from filterdb.networks.shares import paired_error, standard_error
 from filterdb.networks.statistics import Watch
 
 Progress = Callable[[str, int, int], None]
@@ -58,6 +58,8 @@ class Evaluation:
     """Its standard error, of pairs: ``paired_error``."""
     norm_distance: float | None = None
     """How far the batch norms' inputs are from what they remember of the training: ``statistics.Watch.distance``."""
+    warning: str | None = None
+    """One line where that is too far: then the architecture may be the wrong one."""
 
     @property
     def top1_se(self) -> float | None:
@@ -82,32 +84,6 @@ class Evaluation:
         """Plain values."""
         errors = {name: getattr(self, name) for name in ("top1_se", "top5_se", "agreement_se")}
         return asdict(self) | errors | {"notes": list(self.notes)}
-
-
-def standard_error(share: float, images: int) -> float:
-    """The binomial standard error sqrt(p (1 - p) / n) of a share p of n images.
-
-    It is 0 where the share is 0 or 1, which says little of few images.
-
-    >>> standard_error(0.5, 100)
-    0.05
-    """
-    return math.sqrt(max(0.0, share * (1 - share)) / images)
-
-
-def paired_error(won: int, lost: int, images: int) -> float:
-    """The standard error sqrt(((b + c) / n - ((b - c) / n)²) / n) of the difference (b - c) / n of two accuracies on n images.
-
-    On each image the difference is 1, 0 or -1, and this is the standard error of its mean (as in McNemar's test, which asks
-    whether b and c are equal). It is smaller than that of two sets of images, as both networks fail on the same hard ones.
-
-    Args:
-        won: images b that only the network has right.
-        lost: images c that only the original has right.
-        images: all of them, n.
-    """
-    mean = (won - lost) / images
-    return math.sqrt(max(0.0, (won + lost) / images - mean**2) / images)
 
 
 def evaluate(
@@ -167,8 +143,7 @@ def evaluate(
             theirs = original[sums.images : sums.images + len(x)] if isinstance(original, Tensor) else None
             sums.add(out, y, theirs if beside is None else logits_of(beside, x, **settings))
     found = sums.result(time.perf_counter() - started, str(where))
-    notes = (*found.notes, *([line] if (line := watch.warning()) else []))
-    return replace(found, notes=notes, norm_distance=watch.distance())
+    return replace(found, norm_distance=watch.distance(), warning=watch.warning())
 
 
 def logits(

@@ -17,7 +17,8 @@ from torch import nn
 from filterdb.errors import DataError, FilterdbError, InvalidArgument, RunError
 from filterdb.images import ImageSet, open_images, transform
 from filterdb.networks import Network, load
-from filterdb.networks.evaluation import Evaluation, evaluate, logits, paired_error, standard_error
+from filterdb.networks.evaluation import Evaluation, evaluate, logits
+from filterdb.networks.shares import paired_error, standard_error
 
 
 class Says(nn.Module):

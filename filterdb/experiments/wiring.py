@@ -3,7 +3,7 @@
     python -m filterdb.experiments.wiring --weights WEIGHTS --images imagenet-1000.parquet --other cifar10-test.parquet
 
 Every network is measured as it is, on images of another kind, at another size, and in wrong variants that its weights fit: one
-shortcut less (each of them in turn), none at all, other activations, other strides and padding, and pixels from 0 to 255.
+shortcut less (each of them in turn), none at all, other activations, another stride, and pixels from 0 to 255.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def measure(network: Network, images: ImageSet, other: ImageSet | None, count: i
     yield row("mean and std of ImageNet", prepared(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
     yield row("pixels 0 to 255", prepared(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3))
     if other is not None:
-        yield row(f"on {other.name}", network, other)
+        yield row(f"on {Path(other.name).name}", network, other)
     for variant, module in variants(network.module):
         yield row(variant, replace(network, module=module))
 

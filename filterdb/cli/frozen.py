@@ -10,8 +10,21 @@ import typer
 
 from filterdb.cli.output import Format, cell, print_json, write_rows
 from filterdb.cli.progress import Bar
-from filterdb.cli.runs import Architecture, BatchSize, CropPct, Device, InputSize, Part, Seed, Split, Workers, images_of
-from filterdb.cli.shared import Db, Json, Models, Size, open_database
+from filterdb.cli.runs import (
+    Architecture,
+    BatchSize,
+    CropPct,
+    Device,
+    InputSize,
+    Part,
+    Preprocessing,
+    Seed,
+    Split,
+    Workers,
+    images_of,
+    preprocessing_of,
+)
+from filterdb.cli.shared import Db, Json, MatchKeys, Models, Size, open_database
 
 if TYPE_CHECKING:
     from filterdb.frozen.report import Report
@@ -92,20 +105,21 @@ def freeze(
     split: Split = None, part: Part = None,
     limit: Annotated[int, typer.Option(help="Maximum number of unlabelled images, drawn at random.", min=1)] = 512,
     seed: Seed = 0, batch_size: BatchSize = 64, workers: Workers = 0, architecture: Architecture = None, device: Device = None,
-    input_size: InputSize = None, crop_pct: CropPct = None, db: Db = None, as_json: Json = False,
+    match_keys: MatchKeys = "name", input_size: InputSize = None, crop_pct: CropPct = None, preprocessing: Preprocessing = None,
+    db: Db = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Replace each depthwise kernel of a network by a bank's template.
 
     A kernel becomes the closest gain * template + offset."""
     from filterdb.frozen.choices import Matching
 
-    database = open_database(db)
+    database, said = open_database(db), preprocessing_of(input_size, crop_pct, preprocessing)
     with Bar(quiet=as_json) as bar:
         report = database.freeze(
             source, out, _banks(bank or ["greedy8"], database.banks()),
             matching=Matching(match, signed, layers, resize, mix), repair=repair,  # type: ignore[arg-type]
-            data=None if data is None else images_of(data, split, part, limit, seed, batch_size, workers, input_size, crop_pct),
-            architecture=architecture, device=device, progress=bar,
+            data=None if data is None else images_of(data, split, part, limit, seed, batch_size, workers),
+            architecture=architecture, match_keys=match_keys, preprocessing=said, device=device, progress=bar,  # type: ignore[arg-type]
         )  # fmt: skip
     if as_json:
         return print_json(report.to_dict())

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filterdb.cli.output import Format, cell, print_json, write_rows
 from filterdb.cli.progress import Bar
-from filterdb.cli.runs import Architecture, BatchSize, CropPct, Device, InputSize, Limit, Part, Seed, Split, Workers, images_of
-from filterdb.cli.shared import Db, Json, Models, Size, open_database
+from filterdb.cli.runs import (
+    Architecture,
+    BatchSize,
+    CropPct,
+    Device,
+    InputSize,
+    Limit,
+    Part,
+    Preprocessing,
+    Seed,
+    Split,
+    Workers,
+    images_of,
+    preprocessing_of,
+)  # fmt: skip
+from filterdb.cli.shared import Db, Json, MatchKeys, Models, Size, open_database
 
 if TYPE_CHECKING:
     from filterdb.frozen.greedy import Greedy
@@ -49,7 +63,8 @@ def greedy(
     signed: Annotated[bool, typer.Option("--signed", help="Allow only positive gains.")] = False,
     architecture: Architecture = None, split: Split = None, part: Part = None, limit: Limit = None, seed: Seed = 0,
     batch_size: BatchSize = 8, workers: Workers = 0, device: Device = None,
-    input_size: InputSize = None, crop_pct: CropPct = None,
+    match_keys: MatchKeys = "name",
+    input_size: InputSize = None, crop_pct: CropPct = None, preprocessing: Preprocessing = None,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the curve and the templates to this file: .png, .svg or .pdf.")
     ] = None,
@@ -63,17 +78,20 @@ def greedy(
     from filterdb.frozen.choices import Matching
     from filterdb.frozen.greedy import Search
 
-    database = open_database(db)
+    database, said = open_database(db), preprocessing_of(input_size, crop_pct, preprocessing)
     if count is not None and name is None and picture is None:
         raise InvalidArgument("--count is of the bank that is kept or drawn: give it a --name, or ask for a --picture.")
     with Bar(quiet=as_json) as bar:
         found = database.greedy(
-            source, bank=bank if size is None else database.bank(bank, size=size), objective=objective,
+            _ordered(source, architecture) if match_keys == "order" else source,
+            bank=bank if size is None else database.bank(bank, size=size), objective=objective,
             search=Search(stop, per, lazy), models=model, architecture=architecture,
             matching=Matching(signed=signed, layers=layers, resize=resize), device=device, keep=keep, progress=bar,
             data=None if data is None
-            else images_of(data, split, part, limit, seed, batch_size, workers, input_size, crop_pct),
+            else images_of(data, split, part, limit, seed, batch_size, workers, said),
         )  # fmt: skip
+    if not as_json and found.settings.get("warning"):
+        print(found.settings["warning"])
     chosen = count or found.elbow
     made = None
     if name is not None:
@@ -93,6 +111,16 @@ def greedy(
     if picture is not None:
         print(f"wrote {picture}")
     return None
+
+
+def _ordered(source: str | None, architecture: str | None) -> Any:
+    """A network whose tensors match those of its file by their order."""
+    from filterdb.errors import InvalidArgument
+    from filterdb.networks import load
+
+    if source is None or architecture is None:
+        raise InvalidArgument("--match-keys order matches the tensors of a file with an --architecture: give both.")
+    return load(source, architecture=architecture, match_keys="order")
 
 
 def _print(found: Greedy) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filterdb.banks import Bank
 from filterdb.database.bank_verbs import BankVerbs
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Data = str | os.PathLike[str] | ImageSet | Images
 
 Progress = Callable[[str, int, int], None]
+Match = Literal["name", "order"]
 Banks = str | Bank | Mapping[str, str | Bank | None]
 
 LIMIT = 512
@@ -98,7 +99,8 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         self, source: str | os.PathLike[str] | Network | nn.Module, bank: Banks = "greedy8", *,
         matching: By | Matching | None = None, repair: str | Iterable[str] | Repair | None = None, data: Data | None = None,
         train: str | Iterable[str] = ("offset",), plain: bool = False, architecture: str | None = None,
-        device: str | None = None, progress: Progress | None = None,
+        match_keys: Match = "name", preprocessing: Mapping[str, Any] | None = None, device: str | None = None,
+        progress: Progress | None = None,
     ) -> nn.Module:  # fmt: skip
         """A network whose depthwise kernels are gain * template + offset of a bank, each its closest, as ``nearest`` says.
 
@@ -116,7 +118,10 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
                 default, 64 at a time.
             train: which numbers are parameters: "offset", "gain", both, or none of them (``()``).
             plain: ordinary convolutions instead, with the same kernels; all of their taps train.
-            architecture: what a file is the weights of, where it does not say so.
+            architecture: what a file is the weights of, where it does not say so: also your own code, as ``file.py:function``.
+            match_keys: "order" matches the tensors of a file by their order, where names differ and all shapes agree.
+            preprocessing: how images are prepared (input_size, mean, std, interpolation, crop_pct, crop_mode), where the network
+                does not say so, or says otherwise; that of ``data`` goes before it.
             device: torch device; by default the GPU if there is one. The network comes back on the CPU.
             progress: called with the current step, the amount done, and the total.
 
@@ -132,7 +137,7 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         trained = {train} if isinstance(train, str) else set(train)
         if unknown := sorted(trained - {"offset", "gain"}):
             raise not_found("number that can be trained", unknown[0], ("offset", "gain"))
-        network = self._load(source, architecture, data)
+        network = self._load(source, architecture, data, match_keys, preprocessing)
         made = self._replaced(network, bank, matching, repair, data, device, progress)
         module = made.module
         if not plain:
@@ -146,18 +151,22 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
     def freeze(
         self, source: str | os.PathLike[str] | Network | nn.Module, out: str | os.PathLike[str], bank: Banks = "greedy8", *,
         matching: By | Matching | None = None, repair: str | Iterable[str] | Repair | None = None, data: Data | None = None,
-        architecture: str | None = None, device: str | None = None, progress: Progress | None = None,
+        architecture: str | None = None, match_keys: Match = "name", preprocessing: Mapping[str, Any] | None = None,
+        device: str | None = None, progress: Progress | None = None,
     ) -> Report:  # fmt: skip
         """Write a network whose depthwise kernels are gain * template + offset of a bank.
 
         A checkpoint file (.safetensors, .pth, .onnx) keeps its format, and its architecture may be unknown: only the
         depthwise kernels change, everything else is written as it is, bit for bit. Where images are looked at, and for
-        ``timm:NAME`` and modules, the network is built, and a safetensors file is written that timm loads.
+        ``timm:NAME`` and modules, the network is built, and a safetensors file is written that timm loads. Like everything that
+        ``filterdb.networks.save`` writes, it says how its images are prepared. What code built, such as a module of your own,
+        is evaluated again with that code: ``db.evaluate(out, data, architecture="file.py:function")``.
 
         Args:
             source: as for ``frozen_model``, or any checkpoint file that can be ingested.
             out: the file to write; it is there whole or not at all.
-            bank, matching, repair, data, architecture, device, progress: as for ``frozen_model``.
+            bank, matching, repair, data, architecture, match_keys, device, progress: as for ``frozen_model``.
+            preprocessing: as for ``frozen_model``; it is written into the file, if that is no .pth, which has no room for it.
 
         Returns:
             Layer by layer and in all: kernels, replaced, kept, unique kernels before and after, energy kept; the notes.
@@ -169,16 +178,19 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         from dataclasses import replace
 
         from filterdb.frozen.choices import Matching, Repair
-        from filterdb.frozen.files import check_out, freeze_file, words_of
+        from filterdb.frozen.files import check_out, freeze_file, options_of, words_of
 
         how = Matching.of(matching)
         path = Path(os.fspath(source)).expanduser() if isinstance(source, str | os.PathLike) else None
         if path is not None and path.is_file() and how.match == "weights" and not Repair.of(repair):
-            return freeze_file(path, out, self._plan(bank, how), architecture=architecture, progress=progress)
+            return freeze_file(
+                path, out, self._plan(bank, how), options=options_of(architecture, match_keys), preprocessing=preprocessing,
+                progress=progress,
+            )  # fmt: skip
         from filterdb.networks import save
 
         check_out(path, Path(out))
-        network = self._load(source, architecture, data)
+        network = self._load(source, architecture, data, match_keys, preprocessing)
         made = self._replaced(network, bank, how, repair, data, device, progress)
         report = replace(made.report, source=network.source)
         written = save(replace(network, module=made.module), out, words_of(self._plan(bank, how), report))
@@ -204,23 +216,28 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         )  # fmt: skip
 
     def _load(
-        self, source: str | os.PathLike[str] | Network | nn.Module, architecture: str | None, data: Data | None
+        self, source: str | os.PathLike[str] | Network | nn.Module, architecture: str | None, data: Data | None,
+        match_keys: Match, preprocessing: Mapping[str, Any] | None,
     ) -> Network:  # fmt: skip
         from filterdb.database.run_verbs import network_of
         from filterdb.images import Images
 
-        preprocessing = None if data is None else Images.of(data).preprocessing
-        return network_of(source, architecture, preprocessing, images=data is not None)
+        of_images = None if data is None else Images.of(data).preprocessing
+        said = {**(preprocessing or {}), **(of_images or {})} or None
+        return network_of(source, architecture, said, match_keys, images=data is not None)
 
     def _replaced(
         self, network: Network, bank: Banks, matching: By | Matching | None, repair: str | Iterable[str] | Repair | None,
         data: Data | None, device: str | None, progress: Progress | None,
     ) -> Frozen:  # fmt: skip
         """The steps, on the device where that is worth it."""
+        from dataclasses import replace
+
         import torch
 
         from filterdb.frozen.choices import Matching, Repair
         from filterdb.frozen.steps import frozen
+        from filterdb.networks.statistics import check
 
         how, mend = Matching.of(matching), Repair.of(repair)
         plan, looks = self._plan(bank, how), how.match == "inputs" or bool(mend)
@@ -233,10 +250,13 @@ class FrozenVerbs(SqlVerbs, BankVerbs):
         batches = [] if data is None else _batches(data, network.preprocessing, wanted, progress)
         module = network.module.to(wanted)
         try:
+            warning = check(network, batches)
             made = frozen(module, plan, match=how.match, repair=mend, batches=batches, progress=progress)
         finally:
             module.to(where)
         made.module.to(where).eval()
+        if warning is not None:
+            made = replace(made, report=replace(made.report, notes=(*made.report.notes, warning)))
         return made
 
 

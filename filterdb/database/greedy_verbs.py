@@ -107,7 +107,7 @@ class GreedyVerbs(SqlVerbs, BankVerbs):
             raise
         run.put("finished")
         return answer(
-            start, objective, case.pool, run.state, images=case.images, original=run.original, settings=run.settings,
+            start, objective, case.pool, run.state, images=case.images, original=run.original, settings=run.settings | run.warned,
             run_id=run.run_id if keep else None,
         )  # fmt: skip
 
@@ -194,9 +194,11 @@ class _Run:
         self.settings = {"objective": objective, "templates": len(start), **case.settings}
         self.started, self.state, self._original = now(), State(), {}
         self._kept: tuple[str, int] | None = None
+        self._warning: str | None = None
         if store is not None and self.run_id in store.collection.snapshot().editions:
             head, _ = store.get(self.run_id)
             self.started, self._original = head["started_at"], head["settings"]["original"]
+            self._warning = head["settings"].get("warning")
             self.state = State.from_plain(head["settings"]["state"])
             self._kept = head["status"], len(self.state.costs)
 
@@ -204,6 +206,12 @@ class _Run:
     def original(self) -> dict[str, float]:
         """What is measured of the network as it was, as soon as that is known."""
         return getattr(self.case.judge, "original", None) or self._original
+
+    @property
+    def warned(self) -> dict[str, str]:
+        """A warning about the network, where there is one, as one of the settings."""
+        warning = getattr(self.case.judge, "warning", None) or self._warning
+        return {"warning": warning} if warning else {}
 
     def put(self, status: str = "running") -> None:
         """Keep it as it is now."""
@@ -225,7 +233,7 @@ class _Run:
             {
                 "run_id": self.run_id, "kind": "greedy", "bank": self.start.name, "mode": self.objective, **self.case.about,
                 "status": status, "started_at": self.started, "finished_at": None if status == "running" else now(),
-                "settings": {**self.settings, "original": self.original, "order": order, "state": state.plain()},
+                "settings": {**self.settings, **self.warned, "original": self.original, "order": order, "state": state.plain()},
             },
             rows,
         )  # fmt: skip

@@ -60,7 +60,9 @@ class RunVerbs(Base):
             progress: called with the current step, the images done, and the total.
 
         Returns:
-            top1, top5, agreement (shares in [0, 1]), loss and kl (nats), images, seconds, notes, and the run_id.
+            top1, top5, agreement (shares in [0, 1]) with their standard errors (``top1_se`` …), loss and kl (nats); with an
+            original ``top1_difference`` and its paired standard error; images, seconds, notes, ``warning``, and the run_id.
+            The warning says that the batch norms see other inputs than in training: a wrong architecture is the likely reason.
 
         Raises:
             DataError: no images, broken ones, or no labels.
@@ -76,7 +78,9 @@ class RunVerbs(Base):
         choice, about = Images.of(data), about or About()
         images, batch_size, workers = choice.open(), choice.batch_size or BATCH_SIZE, choice.workers
         network = network_of(model, architecture, choice.preprocessing, match_keys)
-        compared = None if original is None else network_of(original, architecture, choice.preprocessing)
+        # the architecture is that of a file: a recipe says its own
+        theirs = architecture if isinstance(original, str | os.PathLike) and os.path.isfile(os.fspath(original)) else None
+        compared = None if original is None else network_of(original, theirs, choice.preprocessing)
         settings = {
             "batch_size": batch_size, "workers": workers, "amp": amp, "channels_last": channels_last, "limit": choice.limit,
             "original": compared.source if compared else None, "preprocessing": network.preprocessing,

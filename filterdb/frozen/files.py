@@ -24,6 +24,7 @@ from filterdb.errors import InvalidArgument, SourceError, StoreError
 from filterdb.frozen.plan import Plan
 from filterdb.frozen.replace import Replacement, by_weights, replacement, report_of
 from filterdb.frozen.report import Report
+from filterdb.networks.network import checked_preprocessing
 from filterdb.sources.assemble import UNKNOWN, kernels, locate
 from filterdb.sources.computed import Computed
 from filterdb.sources.local import kind_of, named_network
@@ -43,8 +44,8 @@ Set = tuple[str, list[Layer], list[Any], list[NDArray[np.float32]], list[str]]
 
 
 def freeze_file(
-    path: str | os.PathLike[str], out: str | os.PathLike[str], plan: Plan, *, architecture: str | None = None,
-    progress: Progress | None = None,
+    path: str | os.PathLike[str], out: str | os.PathLike[str], plan: Plan, *, options: Options | None = None,
+    preprocessing: Mapping[str, Any] | None = None, progress: Progress | None = None,
 ) -> Report:  # fmt: skip
     """Replace the depthwise kernels of a checkpoint file and write the rest as it is.
 
@@ -52,7 +53,8 @@ def freeze_file(
         path: .safetensors, .pth (.pt, .bin, .tar, .ckpt) or .onnx.
         out: the file to write, of the same format; it is there whole or not at all.
         plan: which bank for which layer.
-        architecture: a timm name, for a file whose shapes alone are misleading.
+        options: the architecture, for a file whose shapes alone are misleading, and how its keys match.
+        preprocessing: how images are prepared, to be written into the file.
         progress: called with the layers done and the total.
 
     Raises:
@@ -67,9 +69,12 @@ def freeze_file(
     if kind not in _FORMATS:
         raise InvalidArgument(f"{what} is a {kind} file, which can be read and not written. Give the network as .onnx or .pth.")
     check_out(path, out, kind)
-    # architectures in filterdb have the keys of their files, and need no renaming
-    options = Options(architecture=None if architecture in OWN else architecture)
-    file = _FORMATS[kind](path, what, options, out)
+    if preprocessing and kind == "torch":
+        raise InvalidArgument(
+            f"{what} has no room for the preprocessing. Leave it out here, and give it where the file is evaluated."
+        )
+    said = {"preprocessing": json.dumps(checked_preprocessing(preprocessing))} if preprocessing else {}
+    file = _FORMATS[kind](path, what, options or Options(), out)
     sets = list(file.sets())
     total = sum(len(layers) for _, layers, *_ in sets)
     changed: list[tuple[Any, Replacement]] = []
@@ -87,8 +92,13 @@ def freeze_file(
     notes = dict.fromkeys(note for *_, said in sets for note in said if note != UNKNOWN)
     report = report_of(made, str(path), signed=plan.signed, match="weights", notes=notes)
     with _whole(out) as partial:
-        file.write(changed, partial, words_of(plan, report))
+        file.write(changed, partial, words_of(plan, report) | said)
     return replace(report, written=str(out))
+
+
+def options_of(architecture: str | None, match_keys: Literal["name", "order"] = "name") -> Options:
+    """How a file is read. Architectures in filterdb have the keys of their files, and need no renaming."""
+    return Options(architecture=None if architecture in OWN else architecture, match_keys=match_keys)
 
 
 def words_of(plan: Plan, report: Report) -> dict[str, str]:

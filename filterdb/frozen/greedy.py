@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from filterdb.banks import Bank
 from filterdb.errors import InvalidArgument
 from filterdb.frozen.pool import Pool
+from filterdb.networks.shares import standard_error
 from filterdb.search.nearest import correlations
 
 Cost = tuple[float, ...]
@@ -50,13 +51,13 @@ class Search:
 
 
 def measured(objective: str, cost: Cost, images: int) -> dict[str, float]:
-    """A cost in the words of its objective: shares in [0, 1], nats."""
+    """A cost in the words of its objective: shares in [0, 1] with their standard errors (_se), nats."""
     if objective == "energy":
         return {"energy_kept": 1 - cost[0]}
     means = [one / images for one in cost]
-    return {
-        name: value if name in FALLING else 1 - value for name, value in zip(MEASURES[objective], means, strict=True)
-    }  # fmt: skip
+    found = {name: value if name in FALLING else 1 - value for name, value in zip(MEASURES[objective], means, strict=True)}
+    shares = {f"{name}_se": standard_error(value, images) for name, value in found.items() if name not in FALLING}
+    return dict(sorted({**found, **shares}.items(), key=lambda one: list(found).index(one[0].removesuffix("_se"))))
 
 
 class Ranking:

@@ -30,6 +30,7 @@ from filterdb.kernels import CentredUnit, rows
 from filterdb.networks import Network
 from filterdb.networks.evaluation import check_classes, logits_of, run_error, running
 from filterdb.networks.network import unwrapped
+from filterdb.networks.statistics import Watch
 from filterdb.search.nearest import correlations, fitted
 
 REMEMBERED = 2 * 2**30
@@ -127,6 +128,8 @@ class OnImages:
         self.batches: list[tuple[Tensor, Tensor]] = []
         self.original: dict[str, float] = {}
         """What is measured of the network as it was."""
+        self.warning: str | None = None
+        """Where its batch norms see other inputs than in training."""
 
     # -- the objective -----------------------------------------------------------------------------------------------------
 
@@ -158,10 +161,11 @@ class OnImages:
         labels = images.labelled("the objective accuracy") if self.objective == "accuracy" else None
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         cost = self._nothing()
-        with running(network, self.device, False) as where:
+        with running(network, self.device, False) as where, Watch(network) as watch:
             for x, y in self.inputs.batches:
                 x, y = x.to(where), y.to(where)
                 out = logits_of(network, x, batch_size=len(x), amp=False, channels_last=False)
+                watch.add(len(x))
                 if not found:
                     check_classes(network, out.shape[1], images, labels)
                 target = out if labels is None else y
@@ -169,6 +173,7 @@ class OnImages:
                 cost = _sum(cost, self._cost(out, target))
                 state.seen += len(x)
         self.original = measured(self.objective, cost, self.images)
+        self.warning = watch.warning()
         # first the images that are wrong, or nearly: it shows there that a candidate costs too much
         order = torch.cat([margin for *_, margin in found]).argsort(stable=True)
         x, target = (torch.cat([one[i] for one in found])[order] for i in range(2))

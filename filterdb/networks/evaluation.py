@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,9 +20,15 @@ from filterdb.errors import FilterdbError, InvalidArgument, RunError
 from filterdb.images import ImageSet, batches
 from filterdb.networks.memory import keep_freed_memory
 from filterdb.networks.network import Network
+from filterdb.networks.shares import paired_error, standard_error
+from filterdb.networks.statistics import Watch
 
 Progress = Callable[[str, int, int], None]
 
+METRICS = (
+    "top1", "top1_se", "top5", "top5_se", "loss", "agreement", "agreement_se", "kl", "top1_difference", "top1_difference_se",
+)  # fmt: skip
+"""What is measured, in the order of the table."""
 TOP5_FROM = 6
 """With fewer classes, the right one is nearly always among the first five, and top-5 says nothing."""
 
@@ -47,15 +53,38 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     run_id: str | None = None
     """Under which the database keeps it."""
+    top1_difference: float | None = None
+    """top1 less that of the original, on the same images."""
+    top1_difference_se: float | None = None
+    """Its standard error, of pairs: ``paired_error``."""
+    norm_distance: float | None = None
+    """How far the batch norms' inputs are from what they remember of the training: ``statistics.Watch.distance``."""
+    warning: str | None = None
+    """One line where that is too far: then the architecture may be the wrong one."""
+
+    @property
+    def top1_se(self) -> float | None:
+        """Standard error of top1: ``standard_error``."""
+        return None if self.top1 is None else standard_error(self.top1, self.images)
+
+    @property
+    def top5_se(self) -> float | None:
+        """Standard error of top5."""
+        return None if self.top5 is None else standard_error(self.top5, self.images)
+
+    @property
+    def agreement_se(self) -> float | None:
+        """Standard error of agreement."""
+        return None if self.agreement is None else standard_error(self.agreement, self.images)
 
     def metrics(self) -> dict[str, float]:
         """The numbers that have a meaning, by name."""
-        names = ("top1", "top5", "loss", "agreement", "kl")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in METRICS if (value := getattr(self, name)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"notes": list(self.notes)}
+        errors = {name: getattr(self, name) for name in ("top1_se", "top5_se", "agreement_se")}
+        return asdict(self) | errors | {"notes": list(self.notes)}
 
 
 def evaluate(
@@ -106,13 +135,16 @@ def evaluate(
             original = logits(original, images, device=device, progress=progress, workers=workers, **settings)
         if isinstance(original, Tensor) and (original.ndim != 2 or len(original) != len(images)):
             raise InvalidArgument(f"Logits {tuple(original.shape)} of an original are not those of {len(images)} images.")
+        watch = stack.enter_context(Watch(network))
         for x, y in batches(images, network.preprocessing, device=where, progress=progress, **loading):
             out = logits_of(network, x, **settings)
+            watch.add(len(x))
             if sums.images == 0:
                 check_classes(network, out.shape[1], images, labels)
             theirs = original[sums.images : sums.images + len(x)] if isinstance(original, Tensor) else None
             sums.add(out, y, theirs if beside is None else logits_of(beside, x, **settings))
-    return sums.result(time.perf_counter() - started, str(where))
+    found = sums.result(time.perf_counter() - started, str(where))
+    return replace(found, norm_distance=watch.distance(), warning=watch.warning())
 
 
 def logits(
@@ -233,7 +265,7 @@ class _Sums:
     def __init__(self, *, labelled: bool, compared: bool):
         self.labelled, self.compared = labelled, compared
         self.images = self.classes = 0
-        self.first = self.five = self.same = 0
+        self.first = self.five = self.same = self.won = self.lost = 0
         self.loss = self.kl = 0.0
 
     def add(self, out: Tensor, labels: Tensor, original: Tensor | None) -> None:
@@ -242,6 +274,7 @@ class _Sums:
         log_q = out.double().log_softmax(1)
         if self.labelled:
             ranks = _ranks(out, labels)
+            right = ranks == 0
             self.first += int((ranks == 0).sum())
             self.five += int((ranks < 5).sum())
             self.loss -= float(log_q.gather(1, labels[:, None]).sum())
@@ -252,6 +285,10 @@ class _Sums:
                 f"The original has {original.shape[1]} classes, the network {out.shape[1]}. Compare networks of the same classes."
             )
         theirs = original.to(out.device)
+        if self.labelled:
+            other = _ranks(theirs, labels) == 0
+            self.won += int((right & ~other).sum())
+            self.lost += int((other & ~right).sum())
         log_p = theirs.double().log_softmax(1)
         self.same += int((_choice(out) == _choice(theirs)).sum())
         self.kl += float((log_p.exp() * (log_p - log_q)).sum())
@@ -264,9 +301,12 @@ class _Sums:
         elif self.classes < TOP5_FROM:
             notes.append(f"no top-5: there are only {self.classes} classes")
         five = self.five / n if self.labelled and self.classes >= TOP5_FROM else None
+        paired = self.labelled and self.compared
         return Evaluation(
             self.first / n if self.labelled else None, five, self.loss / n if self.labelled else None,
             self.same / n if self.compared else None, self.kl / n if self.compared else None, n, seconds, device, tuple(notes),
+            top1_difference=(self.won - self.lost) / n if paired else None,
+            top1_difference_se=paired_error(self.won, self.lost, n) if paired else None,
         )  # fmt: skip
 
 

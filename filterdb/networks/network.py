@@ -58,10 +58,12 @@ class Network:
                 f"A {type(inner).__name__} does not say how its images are prepared. Give the preprocessing, such as "
                 "{'input_size': (3, 224, 224)}; what is left out is as for ImageNet."
             )
-        known = preprocessing_of(inner, preprocessing) if told else {}
+        known = preprocessing_of(inner, preprocessing) if told else checked_preprocessing(preprocessing)
         architecture, args = described(inner)
         name = name or architecture or type(inner).__name__
-        return cls(name, module.eval(), known, f"module:{type(inner).__name__}", architecture, args)
+        report: Any = getattr(module, "frozen_report", None)
+        about = {} if report is None else {"mode": report.mode}
+        return cls(name, module.eval(), known, f"module:{type(inner).__name__}", architecture, args, about)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -80,14 +82,19 @@ def described(module: nn.Module) -> tuple[str | None, dict[str, Any]]:
     return (architecture if isinstance(architecture, str) else None), args
 
 
+def checked_preprocessing(said: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said of the preprocessing, in words that timm knows."""
+    for key in said or {}:
+        if key not in PREPROCESSING:
+            raise not_found("word of the preprocessing called", key, PREPROCESSING)
+    return {key: value for key, value in (said or {}).items() if value is not None}
+
+
 def preprocessing_of(module: nn.Module, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """timm's data configuration of a module, with what is said of it here."""
     from timm.data import resolve_model_data_config
 
-    for key in said or {}:
-        if key not in PREPROCESSING:
-            raise not_found("word of the preprocessing called", key, PREPROCESSING)
-    known = resolve_model_data_config(module) | {key: value for key, value in (said or {}).items() if value is not None}
+    known = resolve_model_data_config(module) | checked_preprocessing(said)
     size = known["input_size"]
     if not (isinstance(size, list | tuple) and len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)):
         raise InvalidArgument(f"The input_size {size!r} is not channels, height and width, such as (3, 224, 224).")

@@ -18,6 +18,7 @@ from filterdb.errors import DataError, FilterdbError, InvalidArgument, RunError
 from filterdb.images import ImageSet, open_images, transform
 from filterdb.networks import Network, load
 from filterdb.networks.evaluation import Evaluation, evaluate, logits
+from filterdb.networks.shares import paired_error, standard_error
 
 
 class Says(nn.Module):
@@ -66,10 +67,17 @@ def by_hand(mine: np.ndarray, labels: np.ndarray | None, theirs: np.ndarray | No
         if mine.shape[1] > 5:
             found["top5"] = np.mean([label in order[i, :5] for i, label in enumerate(labels)])
         found["loss"] = -np.mean([log_softmax(mine[i])[label] for i, label in enumerate(labels)])
+    if labels is not None and theirs is not None:
+        right, other = (np.argsort(-one, axis=1, kind="stable")[:, 0] == labels for one in (mine, theirs))
+        differences = right.astype(float) - other
+        found["top1_difference"] = differences.mean()
+        found["top1_difference_se"] = differences.std() / math.sqrt(len(differences))
     if theirs is not None:
         found["agreement"] = np.mean(mine.argmax(1) == theirs.argmax(1))
         pairs = [(log_softmax(p), log_softmax(q)) for p, q in zip(theirs, mine)]
         found["kl"] = np.mean([(np.exp(p) * (p - q)).sum() for p, q in pairs])
+    for name in {"top1", "top5", "agreement"} & set(found):
+        found[f"{name}_se"] = math.sqrt(found[name] * (1 - found[name]) / len(mine))
     return found
 
 
@@ -213,6 +221,19 @@ def test_what_cannot_be_evaluated_is_told_in_one_line(images):
             evaluate(network, given_images, **options)
         assert isinstance(told.value, FilterdbError)
         assert "\n" not in str(told.value)
+
+
+def test_standard_errors_are_those_of_drawing_the_images_again():
+    """The spread of a thousand bootstrap samples, of a share and of a difference of pairs."""
+    rng = np.random.default_rng(0)
+    hard = rng.random(400)
+    mine, theirs = (hard + 0.2 * rng.standard_normal(400) < at for at in (0.6, 0.5))
+    drawn = rng.integers(0, 400, (4000, 400))
+    share = standard_error(mine.mean(), 400)
+    assert share == pytest.approx(mine[drawn].mean(1).std(), rel=0.05)
+    pairs = paired_error(int((mine & ~theirs).sum()), int((theirs & ~mine).sum()), 400)
+    assert pairs == pytest.approx((mine[drawn].mean(1) - theirs[drawn].mean(1)).std(), rel=0.05)
+    assert pairs < 0.8 * math.hypot(share, standard_error(theirs.mean(), 400))  # what unpaired images would give
 
 
 # -- the real networks ---------------------------------------------------------------------------------------------------------

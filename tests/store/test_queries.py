@@ -258,9 +258,10 @@ def test_evaluations(db):
     keep("a", "small", "photos", top1=0.05612, top5=0.2, loss=6.0, agreement=0.07, kl=3.14159)
     keep("c", "small", "drawings", agreement=0.5, kl=1.0)
     keep("d", "net", "photos", kind="train", top1=0.9)
-    drawings = ("small", "greedy8", "replaced", "drawings", None, "1/2", 500, None, None, None, 50.0, 1.0, "c")
-    net = ("net", None, None, "photos", None, "1/2", 500, 70.6, 90.0, 1.2346, None, None, "b")
-    small = ("small", "greedy8", "replaced", "photos", None, "1/2", 500, 5.61, 20.0, 6.0, 7.0, 3.1416, "a")
+    # kept before there were standard errors: these come from top1 and the number of images
+    drawings = ("small", "greedy8", "replaced", "drawings", None, "1/2", 500, None, None, None, None, None, None, 50.0, 1.0, "c")
+    net = ("net", None, None, "photos", None, "1/2", 500, 70.6, 2.04, 90.0, None, None, 1.2346, None, None, "b")
+    small = ("small", "greedy8", "replaced", "photos", None, "1/2", 500, 5.61, 1.03, 20.0, None, None, 6.0, 7.0, 3.1416, "a")
     assert db.query("evaluations").fetchall() == [drawings, net, small]
     assert db.query("evaluations", models="s*", data="photos").fetchall() == [small]
 

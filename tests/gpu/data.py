@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -51,6 +50,8 @@ def pack(folder: Path, to: Path, most: float = MOST, side: int | None = None) ->
         most: MiB.
         side: of the images, px; by default that of the first one.
     """
+    import pyarrow.parquet as pq  # not needed where a pack is read
+
     read = {}
     for split, word in SPLITS.items():
         files = sorted(folder.glob(f"tiny-imagenet*{word}*.parquet")) or sorted(folder.glob(f"*{word}*.parquet"))

@@ -71,11 +71,11 @@ def piece(job: Job, seeds: tuple[int, ...] = SEEDS) -> None:
 
 
 def settings(job: Job, name: str, seed: int, epochs: int) -> Settings:
-    """Of one run. At toy size the network has two stages of 8 and 16 channels."""
+    """Of one run. At toy size the network has four blocks of 8 and 16 channels."""
     own: dict[str, Any] = {"forget": None, "batch_size": 256, "warmup_epochs": max(1, epochs // 10) if epochs > 1 else 0}
     if job.toy:
-        args = {"patch_size": 2, "depths": [1, 1], "dims": [8, 16]}
-        own |= {"args": args, "input_size": 16, "batch_size": 16, "drop_path": 0.0, "mixup": 0.2}
+        args = {"patch_size": 2, "depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
+        own |= {"args": args, "input_size": 32, "batch_size": 16, "drop_path": 0.0, "mixup": 0.2}
     return Settings.recipe("demo", **(own | {"epochs": epochs, "seed": seed} | MODES[name]))
 
 

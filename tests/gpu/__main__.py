@@ -35,9 +35,14 @@ def main(given: list[str] | None = None) -> None:
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("There is no CUDA device here. `--device cpu --toy` tries the script on the CPU.")
+    from tests.gpu import stand_in
+
+    missing = stand_in.install()
     from tests.gpu import correctness, search, speed, training
     from tests.gpu.results import Job, say
 
+    if missing:
+        say(f"not installed, and not needed here: {', '.join(missing)}")
     job = Job(args.out, args.device, args.toy, args.minutes, images)
     for name, module in (("correctness", correctness), ("speed", speed), ("search", search)):
         if name in args.only:

@@ -1,6 +1,7 @@
 """Images that travel in one file, and all of them decoded on the device.
 
-A pack is a safetensors file: for ``train`` and ``validation`` the encoded pictures one after another, where each ends, and labels.
+A pack is a safetensors file: for ``train`` and ``validation`` the encoded pictures one after another, where each ends, and the
+labels.
 """
 
 from __future__ import annotations
@@ -76,7 +77,13 @@ def pack(folder: Path, to: Path, most: float = MOST, side: int | None = None) ->
     with Image.open(io.BytesIO(read["train"][0][0])) as first:
         side = side or first.width
     classes = int(max(labels.max() for _, labels in read.values())) + 1
-    about = {"side": side, "classes": classes, "train": len(chosen), "train_found": found, "validation": len(read["validation"][0])}
+    about = {
+        "side": side,
+        "classes": classes,
+        "train": len(chosen),
+        "train_found": found,
+        "validation": len(read["validation"][0]),
+    }
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f".{to.name}.partial")
     save_file(arrays, partial, metadata={"about": json.dumps(about)})

@@ -1,8 +1,8 @@
 """nearest, classify and fit on the device against the CPU.
 
-``fit`` has a device of its own. ``match`` and ``Classifier.nearest`` run on the CPU alone; they are compared with the plain product
-of all kernels with all templates, or all 10,000 codes, in torch on the device: what a GPU could give. The time on the device
-includes the copies to it and back. Kernels whose two answers are equally similar, to rounding, count as ties.
+``fit`` has a device of its own. ``match`` and ``Classifier.nearest`` run on the CPU alone; they are compared with the plain
+product of all kernels with all templates, or all 10,000 codes, in torch on the device: what a GPU could give. The time on the
+device includes the copies to it and back. Kernels whose two answers are equally similar, to rounding, count as ties.
 """
 
 from __future__ import annotations

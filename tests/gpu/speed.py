@@ -1,8 +1,8 @@
 """The frozen layer against nn.Conv2d (cuDNN or PyTorch's own kernels) at ConvNeXt's shapes: forward, backward, memory.
 
 Both have eight templates' worth of kernels, a trained bias, and an input that needs its gradient. The frozen layer trains its
-offset. Where there are CUDA and Triton, the candidate of ``triton_backward`` is compared with the autograd function, in its numbers
-and in time, with the fastest of its tiles.
+offset. Where there are CUDA and Triton, the candidate of ``triton_backward`` is compared with the autograd function, in its
+numbers and in time, with the fastest of its tiles.
 """
 
 from __future__ import annotations

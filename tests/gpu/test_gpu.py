@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -203,6 +206,35 @@ def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="There is no CUDA device here"):
         main(["--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT = """
+import sys
+from tests.gpu import __main__, stand_in
+
+found, stand_in.importlib.util.find_spec = stand_in.importlib.util.find_spec, lambda name: None
+install = stand_in.install
+def installed():
+    missing = install()
+    stand_in.importlib.util.find_spec = found
+    sys.meta_path.insert(0, sys.meta_path.pop())  # before the libraries that are there
+    return missing
+stand_in.install = installed
+__main__.main(sys.argv[1:])
+assert type(sys.modules["duckdb"]).__name__ == type(sys.modules["pyarrow"]).__name__ == "_Empty"
+"""
+
+
+def test_the_libraries_of_the_database_need_not_be_installed(images: Path, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "--out", tmp_path, "--device", "cpu", "--toy", "--images", images],
+        capture_output=True, text=True, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "not installed, and not needed here: pyarrow, duckdb, deltalake" in done.stdout
+    assert read(tmp_path, "training")["complete"] is True
+    assert read(tmp_path, "search")["fit"]["same"] == 1
 
 
 def test_a_pack_holds_as_many_images_of_each_class_as_fit(images: Path, tmp_path: Path) -> None:

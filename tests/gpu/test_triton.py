@@ -27,21 +27,20 @@ def answers(function, x, g, template, gain, offset, bias, *rest):
 torch.manual_seed(0)
 count = 0
 for form in (torch.contiguous_format, torch.channels_last):
-    for taps, padding in ((7, 3), (3, 0)):
-        for with_gain in (True, False):
-            x = torch.randn(2, 3, 6, 7).contiguous(memory_format=form)
-            template, offset, bias = torch.randn(3, 1, taps, taps), torch.randn(3, 1, 1, 1), torch.randn(3)
-            gain = torch.randn(3, 1, 1, 1) if with_gain else None
-            size = [2, 3, 6 + 2 * padding - taps + 1, 7 + 2 * padding - taps + 1]
-            g = torch.randn(size).contiguous(memory_format=form)
-            double = [None if one is None else one.double() for one in (x, g, template, gain, offset, bias)]
-            exact = answers(FrozenConvolution.apply, *double, (1, 1), (padding,) * 2, (1, 1), 3)
-            for tile in ((16, 2, 4), (64, 4, 4)):
-                found = answers(TritonConvolution.apply, x, g, template, gain, offset, bias, (padding,) * 2, tile)
-                assert len(found) == len(exact)
-                for one, other in zip(found, exact):
-                    torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
-                    count += 1
+    for taps, padding, with_gain in ((7, 3, True), (3, 0, True), (3, 1, False)):
+        x = torch.randn(2, 3, 6, 7).contiguous(memory_format=form)
+        template, offset, bias = torch.randn(3, 1, taps, taps), torch.randn(3, 1, 1, 1), torch.randn(3)
+        gain = torch.randn(3, 1, 1, 1) if with_gain else None
+        size = [2, 3, 6 + 2 * padding - taps + 1, 7 + 2 * padding - taps + 1]
+        g = torch.randn(size).contiguous(memory_format=form)
+        double = [None if one is None else one.double() for one in (x, g, template, gain, offset, bias)]
+        exact = answers(FrozenConvolution.apply, *double, (1, 1), (padding,) * 2, (1, 1), 3)
+        for tile in ((16, 2, 4), (64, 4, 4))[taps == 7 :]:  # the interpreter takes long
+            found = answers(TritonConvolution.apply, x, g, template, gain, offset, bias, (padding,) * 2, tile)
+            assert len(found) == len(exact)
+            for one, other in zip(found, exact):
+                torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+                count += 1
 print("compared", count)
 """
 
@@ -51,4 +50,4 @@ def test_one_pass_over_g_gives_all_gradients():
         [sys.executable, "-c", CODE], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "compared 72"
+    assert done.stdout.strip() == "compared 46"

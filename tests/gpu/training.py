@@ -1,7 +1,7 @@
 """Trainings that differ in nothing but their depthwise kernels: a small ConvNeXt on Tiny-ImageNet-100 at 64 px, two seeds each.
 
-The network is that of the recipe ``demo``, without its ``forget``, which frozen kernels do not have. All images are on the device.
-The steps of each mode are timed first; the number of epochs is what fits into the minutes that are left, the same for all
+The network is that of the recipe ``demo``, without its ``forget``, which frozen kernels do not have. All images are on the
+device. The steps of each mode are timed first; the number of epochs is what fits into the minutes that are left, the same for all
 runs, and stands in ``plan.json``. Each run is a piece of its own. A run that is stopped is begun anew.
 """
 

@@ -53,7 +53,7 @@ STEPS: Mapping[str, dict[str, Any]] = {
     "repaired": {"pointwise": True},
     "inputs+mixed+repaired": {"match": "inputs", "mix": 0.5, "pointwise": True},
 }
-"""The options of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. ``restored`` recalibrates batch norm, or
+"""The options of ``filterdb.frozen.steps`` and, for mix, of ``filterdb.frozen.plan``. ``restored`` re-estimates batch norm, or
 corrects gains and biases where there is none."""
 WIDELY = ("replaced", "recalibrated")
 """Tried on every bank."""
@@ -157,7 +157,7 @@ def measured(bench: Bench, plan: Plan | None, options: dict[str, Any], *, normed
         if restored:
             recalibrate(module, bench.looked_at)
     else:
-        repair = Repair(recalibrate=restored and normed, correct=restored and not normed, pointwise=pointwise)
+        repair = Repair(reestimate=restored and normed, correct=restored and not normed, pointwise=pointwise)
         made = frozen(bench.module, replace(plan, mix=mix), repair=repair, batches=bench.looked_at, **options)
         module, report = made.module, made.report
     spent = time.perf_counter() - started

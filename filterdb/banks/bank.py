@@ -290,7 +290,8 @@ def _jet_sum(template: dict[str, Any], kernel_h: int, kernel_w: int, shift: tupl
     x, y = shift if "shift" in template else CENTRED
     jets = []
     for scale in template["scales"]:
-        sigmas = [float(s) for s in scale["sigma"]]
+        sigma_x, sigma_y = map(float, scale["sigma"])
+        sigmas = [sigma_x, sigma_y]
         for axis, step in enumerate((x, y)):
             if step:
                 if sigmas[axis] < 0.5:

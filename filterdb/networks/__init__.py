@@ -15,4 +15,4 @@ from filterdb.networks.load import load, new
 from filterdb.networks.network import Network
 from filterdb.networks.save import save
 
-__all__ = ["Network", "evaluation", "load", "network", "new", "runs", "save", "shares", "statistics"]
+__all__ = ["Network", "evaluation", "load", "memory", "network", "new", "runs", "save", "shares", "statistics"]

@@ -761,8 +761,8 @@ def test_a_strided_network_gets_the_shifted_template_and_counts_it_apart() -> No
     one = banks.load("greedy9").templates[8]
     other = banks.load("greedy9").at(7, (0.5, -0.5)).templates[8]
     with torch.no_grad():
-        strided[0].weight.copy_(torch.from_numpy(one).expand(8, 1, 7, 7))
-        strided[1].weight.copy_(torch.from_numpy(other).expand(8, 1, 7, 7))
+        strided[0].weight.copy_(torch.from_numpy(one.copy()).expand(8, 1, 7, 7))
+        strided[1].weight.copy_(torch.from_numpy(other.copy()).expand(8, 1, 7, 7))
     made = freeze(strided, Plan.of(banks.load("greedy9")))
     assert same(made.module, strided)
     assert made.report.unique_after == 2

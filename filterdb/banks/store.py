@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from filterdb.banks.bank import Bank, load, shipped
+from filterdb.banks.bank import Bank
+from filterdb.banks.formulas import load, shipped
 from filterdb.errors import BankError, InvalidArgument, StoreError, not_found
 from filterdb.kernels.sizes import parse_size, shape_of, split
 from filterdb.store import Collection, Place, Snapshot, schema
